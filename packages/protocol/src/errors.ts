@@ -61,3 +61,10 @@ export function reviveError(description: ErrorDescription): MigrationError {
       return new SystemError(code, message);
   }
 }
+
+/** The same error, told with its place in front: `channel 3, packet 1812: …`. Anything but a migration error passes unchanged. */
+export function placeError(error: unknown, place: string): unknown {
+  if (!(error instanceof MigrationError)) return error;
+  const Class = error.constructor as new (code: string, message: string, options?: ErrorOptions) => MigrationError;
+  return new Class(error.code, `${place}: ${error.message}`, { cause: error });
+}

@@ -1,0 +1,272 @@
+/**
+ * Layouts: a wire format written as a table, and what can be done with it.
+ *
+ * A layout lists its fields in wire order and states the size that the
+ * specification gives; loading the module fails if the two disagree, so a
+ * forgotten field never gets as far as a peer. Everything is packed and
+ * big-endian. Fields with a fixed value (a magic number, reserved bytes) are
+ * part of the table but not of the values: encoding writes them, decoding
+ * checks them.
+ *
+ * Decoding checks form only. Whether a length is sensible is for the caller.
+ * Wrong bytes from a peer raise a ProtocolError; wrong values from our own
+ * code are a defect and raise a RangeError.
+ */
+
+import { ProtocolError } from "./errors.js";
+
+/** A field that bears a value of the decoded object. */
+export type ValueField<V> = {
+  readonly kind: "value";
+  readonly bytes: number;
+  readonly put: (view: DataView, at: number, value: V, where: string) => void;
+  readonly get: (view: DataView, at: number, where: string) => V;
+};
+
+/** A field whose bytes are known beforehand. */
+export type FixedField = {
+  readonly kind: "fixed";
+  readonly bytes: number;
+  readonly fill: (view: DataView, at: number) => void;
+  readonly check: (view: DataView, at: number, where: string) => void;
+};
+
+/** What a mismatch in a fixed field is called, and what to do about it. */
+export type Mismatch = { readonly code: string; readonly remedy: string };
+
+/** A number that may be pinned to one value. */
+export type NumberField = ValueField<number> & {
+  readonly equals: (due: number, mismatch?: Mismatch) => FixedField;
+};
+
+type AnyField = (Omit<ValueField<never>, "get"> & { readonly get: ValueField<unknown>["get"] }) | FixedField;
+
+/** The values of a layout: every field but the fixed ones. */
+export type ValuesOf<F> = {
+  readonly [K in keyof F as F[K] extends FixedField ? never : K]: F[K] extends ValueField<infer V> ? V : never;
+};
+
+export type Layout<F> = {
+  readonly name: string;
+  readonly size: number;
+  readonly fields: F;
+  /** Where the field starts, counted from the layout's first byte. */
+  readonly offsetOf: (field: keyof F & string) => number;
+  readonly encode: (values: ValuesOf<F>) => Uint8Array<ArrayBuffer>;
+  /** Writes all `size` bytes from `at` on. */
+  readonly encodeInto: (view: DataView, at: number, values: ValuesOf<F>) => void;
+  /** @throws {ProtocolError} WIRE_TRUNCATED if `size` bytes are not there, or what a field refuses. */
+  readonly decode: (from: Uint8Array | DataView, at?: number) => ValuesOf<F>;
+};
+
+/**
+ * Builds a layout from its table.
+ *
+ * @param size  The size the specification gives.
+ * @throws {RangeError} at load time, if the fields do not add up to `size`.
+ */
+export function layout<const F extends Readonly<Record<string, AnyField>>>(
+  name: string,
+  fields: F,
+  { size }: { readonly size: number },
+): Layout<F> {
+  const places = placeFields(name, fields);
+  const total = places.reduce((sum, { field }) => sum + field.bytes, 0);
+  if (total !== size) throw new RangeError(`${name}: fields take ${total} bytes, the specification says ${size}`);
+  const offsets = new Map(places.map((place) => [place.key, place.offset]));
+
+  const encodeInto = (view: DataView, at: number, values: ValuesOf<F>): void => {
+    const record = values as Readonly<Record<string, unknown>>;
+    for (const { key, field, offset, where } of places) {
+      if (field.kind === "fixed") field.fill(view, at + offset);
+      else field.put(view, at + offset, record[key] as never, where);
+    }
+  };
+  return {
+    name,
+    size,
+    fields,
+    offsetOf: (field) => offsets.get(field)!,
+    encodeInto,
+    encode: (values) => {
+      const out = new Uint8Array(size);
+      encodeInto(new DataView(out.buffer), 0, values);
+      return out;
+    },
+    decode: (from, at = 0) => {
+      const view = from instanceof DataView ? from : viewOf(from);
+      if (view.byteLength - at < size)
+        throw new ProtocolError("WIRE_TRUNCATED", `${name}: ${view.byteLength - at} bytes came, ${size} were due`);
+      const values: Record<string, unknown> = {};
+      for (const { key, field, offset, where } of places) {
+        if (field.kind === "fixed") field.check(view, at + offset, where);
+        else values[key] = field.get(view, at + offset, where);
+      }
+      return values as ValuesOf<F>;
+    },
+  };
+}
+
+type Place = { readonly key: string; readonly field: AnyField; readonly offset: number; readonly where: string };
+
+function placeFields(name: string, fields: Readonly<Record<string, AnyField>>): Place[] {
+  let offset = 0;
+  return Object.entries(fields).map(([key, field]) => {
+    const place = { key, field, offset, where: `${name}, ${key}` };
+    offset += field.bytes;
+    return place;
+  });
+}
+
+/** A DataView over the same bytes; nothing is copied. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+function numberField(
+  bytes: number,
+  max: number,
+  read: (view: DataView, at: number, where: string) => number,
+  write: (view: DataView, at: number, value: number) => void,
+): NumberField {
+  return {
+    kind: "value",
+    bytes,
+    get: read,
+    put: (view, at, value, where) => {
+      if (!(Number.isInteger(value) && value >= 0 && value <= max))
+        throw new RangeError(`${where}: ${value} does not fit into ${bytes} bytes`);
+      write(view, at, value);
+    },
+    equals: (due, mismatch) => ({
+      kind: "fixed",
+      bytes,
+      fill: (view, at) => write(view, at, due),
+      check: (view, at, where) => {
+        const came = read(view, at, where);
+        if (came === due) return;
+        const { code, remedy } = mismatch ?? {
+          code: "WIRE_CONSTANT",
+          remedy: "the stream is damaged or of another kind",
+        };
+        throw new ProtocolError(
+          code,
+          `${where}: 0x${came.toString(16)} came, 0x${due.toString(16)} was due; ${remedy}`,
+        );
+      },
+    }),
+  };
+}
+
+/** One byte. */
+export const u8 = numberField(
+  1,
+  0xff,
+  (view, at) => view.getUint8(at),
+  (view, at, value) => view.setUint8(at, value),
+);
+
+export const u16be = numberField(
+  2,
+  0xffff,
+  (view, at) => view.getUint16(at),
+  (view, at, value) => view.setUint16(at, value),
+);
+
+export const u32be = numberField(
+  4,
+  0xffffffff,
+  (view, at) => view.getUint32(at),
+  (view, at, value) => view.setUint32(at, value),
+);
+
+/** Eight bytes as a number: exact, for decoding refuses what a number cannot hold (2^53 and above). */
+export const u64be = numberField(
+  8,
+  Number.MAX_SAFE_INTEGER,
+  (view, at, where) => {
+    const high = view.getUint32(at);
+    const low = view.getUint32(at + 4);
+    if (high >= 2 ** 21)
+      throw new ProtocolError(
+        "WIRE_NUMBER_TOO_LARGE",
+        `${where}: ${hex64(high, low)} came, values below 2^53 were due; the stream is damaged or hostile`,
+      );
+    return high * 2 ** 32 + low;
+  },
+  (view, at, value) => {
+    view.setUint32(at, value / 2 ** 32);
+    view.setUint32(at + 4, value); // stores modulo 2^32
+  },
+);
+
+/** A 64-bit number in two halves, for messages: exact where a number is not. */
+export function hex64(high: number, low: number): string {
+  const text = high === 0 ? low.toString(16) : high.toString(16) + low.toString(16).padStart(8, "0");
+  return `0x${text}`;
+}
+
+/** Bytes without a meaning: sent as zeros, ignored on arrival. */
+export function reserved(bytes: number): FixedField {
+  return {
+    kind: "fixed",
+    bytes,
+    fill: (view, at) => new Uint8Array(view.buffer, view.byteOffset + at, bytes).fill(0),
+    check: () => {},
+  };
+}
+
+/** Raw bytes; decoding copies them. */
+export function bytes(count: number): ValueField<Uint8Array> {
+  return {
+    kind: "value",
+    bytes: count,
+    get: (view, at) => new Uint8Array(view.buffer, view.byteOffset + at, count).slice(),
+    put: (view, at, value, where) => {
+      if (value.length !== count) throw new RangeError(`${where}: ${value.length} bytes given, ${count} needed`);
+      new Uint8Array(view.buffer, view.byteOffset + at, count).set(value);
+    },
+  };
+}
+
+/**
+ * Text that ends with a zero byte inside `count` bytes; what follows the zero
+ * byte is sent as zeros and ignored on arrival (older peers leave stale bytes).
+ */
+export function cstring(count: number): ValueField<string> {
+  return {
+    kind: "value",
+    bytes: count,
+    get: (view, at, where) => {
+      const field = new Uint8Array(view.buffer, view.byteOffset + at, count);
+      const length = field.indexOf(0);
+      if (length < 0)
+        throw new ProtocolError("WIRE_UNTERMINATED", `${where}: no zero byte within ${count} bytes ends the text`);
+      return decodeText(field.subarray(0, length), where);
+    },
+    put: (view, at, value, where) => {
+      const text = encodeText(value);
+      if (text.length >= count || text.includes(0))
+        throw new RangeError(`${where}: "${value}" does not fit into ${count} bytes with the zero byte that ends it`);
+      const field = new Uint8Array(view.buffer, view.byteOffset + at, count);
+      field.set(text);
+      field.fill(0, text.length);
+    },
+  };
+}
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const textEncoder = new TextEncoder();
+
+export function encodeText(text: string): Uint8Array<ArrayBuffer> {
+  return textEncoder.encode(text);
+}
+
+/** @throws {ProtocolError} WIRE_TEXT, if the bytes are not UTF-8. */
+export function decodeText(text: Uint8Array, where: string): string {
+  try {
+    return utf8.decode(text);
+  } catch (cause) {
+    throw new ProtocolError("WIRE_TEXT", `${where}: the text is not UTF-8; the stream is damaged`, { cause });
+  }
+}
