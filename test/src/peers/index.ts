@@ -1,0 +1,18 @@
+/** The peers that tests run against, and what their guests hold. */
+export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";
+export {
+  type MigrationOutcome,
+  type MigrationSetup,
+  type QemuOptions,
+  QemuProcess,
+  type RamFile,
+} from "./qemu-process.js";
+export {
+  assertSameBytes,
+  type ComparedRange,
+  countNonZeroPages,
+  type Difference,
+  firstDifference,
+} from "./ram-compare.js";
+export { mixedImage, mixedShares, randomImage, zeroImage } from "./ram-image.js";
+export { createScratchDir, removeScratchDir } from "./scratch-dir.js";
