@@ -1,0 +1,30 @@
+/**
+ * Typed bindings to the C library: every call of native/include/multifd.h, and typed errors for what it refuses.
+ */
+export { type CodecMethod, createCompressor, createDecompressor, freeCodec } from "./codecs.js";
+export { receiveDescriptors, sendDescriptors } from "./descriptors.js";
+export {
+  exchangeBitmap,
+  exchangeMappedBitmap,
+  harvestDirty,
+  probeTracking,
+  type TrackingProbe,
+  trackRegister,
+} from "./dirty-tracking.js";
+export { limitScan, type NativeFeatures, nativeFeatures, threadCpuMs } from "./features.js";
+export { hugePageBytes, punchFile, reserveFile, seekData } from "./files.js";
+export { createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "./mapping.js";
+export { HEADER_BYTES_MAX, PAGES_MAX, PAYLOAD_BYTES_MAX, PacketBlock } from "./packet-block.js";
+export { clearPages, placePages, preparePacket, receiveHeader, receivePages, sendPacket } from "./packet-calls.js";
+export { peekBytes, pollReadable, receiveBytes, sendBytes, setSocketTimeout } from "./socket-streams.js";
+export {
+  acceptSocket,
+  closeDescriptor,
+  connectSocket,
+  listenSocket,
+  localPort,
+  type SocketAddress,
+  shutdownSending,
+  shutdownSocket,
+  socketPair,
+} from "./sockets.js";

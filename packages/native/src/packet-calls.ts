@@ -1,0 +1,63 @@
+/**
+ * Packet calls: two into C per packet, sending or receiving. The hot path.
+ *
+ * All block the calling thread, which is a channel's own; a `shutdownSocket`
+ * from another thread ends them with CHANNEL_BROKEN, CHANNEL_CUT or a clean end.
+ */
+import { buffer, call, int32 } from "./library.js";
+import { checked } from "./native-result.js";
+import type { PacketBlock } from "./packet-block.js";
+
+/**
+ * Splits the block's pages into normal and zero pages (order kept), and compresses the normal ones into
+ * `payload` where a codec is set. Sets `normalPages`, `zeroPages` and `payloadBytes`.
+ *
+ * @param detectZero  False leaves every page normal.
+ * @returns Bytes of payload.
+ */
+export function preparePacket(packet: PacketBlock, detectZero: boolean): number {
+  return checked(call("mfd_prepare", buffer(packet.bytes), int32(detectZero ? 1 : 0)), "preparing a packet");
+}
+
+/**
+ * Sends the header, then the payload or, without a codec, the normal pages straight from guest RAM.
+ *
+ * @returns Bytes written.
+ * @throws {ChannelError} CHANNEL_BROKEN, CHANNEL_TIMEOUT.
+ */
+export function sendPacket(packet: PacketBlock): number {
+  return checked(packet.calls.send(), "sending a packet");
+}
+
+/**
+ * Receives a header, as `headerBytes` and `shortHeader` say.
+ *
+ * @returns Bytes received; 0 at a clean end of the stream.
+ * @throws {ChannelError} CHANNEL_CUT, CHANNEL_BROKEN, CHANNEL_TIMEOUT.
+ */
+export function receiveHeader(packet: PacketBlock): number {
+  return checked(packet.calls.receiveHeader(), "receiving a packet header");
+}
+
+/**
+ * Receives `payloadBytes`, decodes them and places the normal pages. Nothing is placed of a payload that does
+ * not decode to exactly its pages; without a codec a cut stream may leave some of them written.
+ *
+ * @returns Bytes received; 0, reading nothing, for a packet without normal pages.
+ * @throws {ProtocolError} PAYLOAD_CORRUPT, PAYLOAD_TOO_LONG, PAYLOAD_TOO_SHORT, PAYLOAD_STREAM_ENDED.
+ * @throws {ChannelError} CHANNEL_CUT, CHANNEL_BROKEN, CHANNEL_TIMEOUT.
+ * @throws {SystemError} SYSTEM_ENOSPC and whatever else the file answers.
+ */
+export function receivePages(packet: PacketBlock): number {
+  return checked(packet.calls.receivePages(), "receiving a packet's pages");
+}
+
+/** Overwrites `pages[0 .. zeroPages)` of the target with zeros; the list starts at 0 here. */
+export function clearPages(packet: PacketBlock): void {
+  checked(packet.calls.clearPages(), "clearing zero pages");
+}
+
+/** Overwrites `pages[0 .. normalPages)` with `payload`, page after page; `payloadBytes` must be their size. */
+export function placePages(packet: PacketBlock): void {
+  checked(packet.calls.placePages(), "placing pages");
+}
