@@ -4,6 +4,8 @@
  * Pure: bytes in, values out, and back; no socket, file or thread.
  */
 
+export { type ByteSource, ChunkSource, need } from "./byte-source.js";
+export { type DeviceSection, walkDeviceSections } from "./device-sections.js";
 export {
   checkDeviceStatePacket,
   DEVICE_STATE_PACKET_BYTES,
@@ -39,6 +41,34 @@ export {
   type ValueField,
   type ValuesOf,
 } from "./layout.js";
+export { type MachineVersion, machineTypeVersion, takesZeroPagesInPackets, usesPerRoundSync } from "./machine-type.js";
+export {
+  DEFAULT_LIMITS,
+  type MainEvent,
+  type MainStreamLimits,
+  type RamBlockListEntry,
+  type RamPhase,
+} from "./main-events.js";
+export {
+  emptyVmDescription,
+  encodeCommand,
+  encodeConfiguration,
+  encodeFileHeader,
+  encodeFlush,
+  encodePage,
+  encodeRamComplete,
+  encodeRamPart,
+  encodeRamSectionEnd,
+  encodeRamStart,
+  encodeStreamEnd,
+  encodeZeroPage,
+  encodeZeroPages,
+  MAIN_MAGIC_BYTES,
+  type RamBlockEntry,
+  type StreamCommand,
+  type StreamConfiguration,
+} from "./main-stream.js";
+export { decodeMainStream } from "./main-stream-decoder.js";
 export {
   decodeMultifdInit,
   encodeMultifdInit,
@@ -76,3 +106,11 @@ export {
   ramPacketBytes,
   ramPacketHeader,
 } from "./ram-packet.js";
+export { decodeReturnPath, encodePong, encodeShut, encodeSwitchoverAck, type ReturnPathEvent } from "./return-path.js";
+export {
+  type DeviceDescription,
+  type FieldDescription,
+  parseVmDescription,
+  type StateDescription,
+  type VmDescription,
+} from "./vm-description.js";
