@@ -1,4 +1,14 @@
 /** The peers that tests run against, and what their guests hold. */
+export {
+  type BootGuest,
+  type BootGuestState,
+  bootGuestSector,
+  checkBootGuest,
+  readBootGuest,
+  sixteenMegabytes,
+  waitForProgress,
+  waitForSweep,
+} from "./boot-guest.js";
 export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";
 export {
   type MigrationOutcome,

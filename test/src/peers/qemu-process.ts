@@ -13,7 +13,7 @@
  * its QMP client, not the RAM files; all of it ends with this process at the latest.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { truncateSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as after } from "node:timers/promises";
@@ -62,6 +62,8 @@ export type MigrationOutcome = {
 
 const START_TIMEOUT_MS = 20_000;
 const MIGRATION_TIMEOUT_MS = 50_000;
+/** The firmware cannot read an AHCI disk that is smaller than its first cylinder. */
+const BOOT_DISK_BYTES = 2 ** 20;
 const EXIT_WAIT_MS = 2_000;
 const STDERR_CHARACTERS_MAX = 16 * 2 ** 10;
 /** Above the 0 that means "unlimited" since 8.1 only, and below every version's upper bound. */
@@ -107,7 +109,10 @@ export class QemuProcess {
   static async start(options: QemuOptions): Promise<QemuProcess> {
     findQemu(options.version);
     const dir = createScratchDir("disk");
-    if (options.bootSector) writeFileSync(bootDisk(dir), options.bootSector);
+    if (options.bootSector) {
+      writeFileSync(bootDisk(dir), options.bootSector);
+      truncateSync(bootDisk(dir), BOOT_DISK_BYTES);
+    }
     const server = createServer();
     const dialled = new Promise<Socket>((resolve) => server.once("connection", resolve));
     await new Promise<void>((resolve, reject) => {
