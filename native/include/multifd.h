@@ -24,20 +24,20 @@
 #define MFD_API
 #endif
 
-#define MFD_E_OUTSIDE (-5001)   /* an address or page lies outside the mapping or file */
-#define MFD_E_ARGUMENT (-5002)  /* a field or handle makes no sense */
-#define MFD_E_CUT (-5003)       /* the stream ended inside what was announced */
-#define MFD_E_CORRUPT (-5004)   /* the codec cannot read the payload */
-#define MFD_E_LONG (-5005)      /* the payload decodes to more than its pages, or has bytes left over */
-#define MFD_E_SHORT (-5006)     /* the payload decodes to less than its pages */
-#define MFD_E_ENDED (-5007)     /* the codec stream was finished where it must stay open */
-#define MFD_E_TIMEOUT (-5008)   /* nothing happened in the time given */
-#define MFD_E_NO_CODEC (-5009)  /* this build lacks the codec */
+#define MFD_E_OUTSIDE (-5001)  /* an address or page lies outside the mapping or file */
+#define MFD_E_ARGUMENT (-5002) /* a field or handle makes no sense */
+#define MFD_E_CUT (-5003)      /* the stream ended inside what was announced */
+#define MFD_E_CORRUPT (-5004)  /* the codec cannot read the payload */
+#define MFD_E_LONG (-5005)     /* the payload decodes to more than its pages, or has bytes left over */
+#define MFD_E_SHORT (-5006)    /* the payload decodes to less than its pages */
+#define MFD_E_ENDED (-5007)    /* the codec stream was finished where it must stay open */
+#define MFD_E_TIMEOUT (-5008)  /* nothing happened in the time given */
+#define MFD_E_NO_CODEC (-5009) /* this build lacks the codec */
 
-#define MFD_PAGES_MAX 1024                        /* page indexes in one packet: 512 KiB of 512-byte pages */
-#define MFD_HEADER_MAX 8576                       /* 320 + 8 * MFD_PAGES_MAX, rounded up to 64 */
-#define MFD_PACKET_BYTES 524288                   /* guest RAM in one packet */
-#define MFD_PAYLOAD_MAX 1048576                   /* what a QEMU destination takes at most */
+#define MFD_PAGES_MAX 1024      /* page indexes in one packet: 512 KiB of 512-byte pages */
+#define MFD_HEADER_MAX 8576     /* 320 + 8 * MFD_PAGES_MAX, rounded up to 64 */
+#define MFD_PACKET_BYTES 524288 /* guest RAM in one packet */
+#define MFD_PAYLOAD_MAX 1048576 /* what a QEMU destination takes at most */
 #define MFD_PAYLOAD_SLACK 4096
 
 /*
@@ -46,23 +46,23 @@
  * arrays (packages/native/src/packet-block.ts); both sides assert the offsets.
  */
 struct mfd_packet {
-  uint64_t address;       /*   0: mapping of the RAM block, 0 when pages are placed through `file` */
-  uint64_t length;        /*   8: bytes of that mapping or file */
-  int32_t socket;         /*  16 */
-  int32_t file;           /*  20: descriptor to place pages into, -1 for the mapping */
-  uint32_t page_bytes;    /*  24: power of two, 512 ... 65536 */
-  uint32_t normal_pages;  /*  28: the first entries of `pages` */
-  uint32_t zero_pages;    /*  32: the entries behind them */
-  uint32_t codec;         /*  36: handle; 0 for none */
-  uint32_t header_bytes;  /*  40: of `header` to send, or to receive in full */
-  uint32_t payload_bytes; /*  44: of `payload`; set by prepare, announced to receive */
-  uint32_t short_header_bytes; /* 48: what receive_header reads first; 0: all at once */
-  uint32_t short_flag_at;      /* 52: offset of a big-endian word in those bytes */
-  uint32_t short_flag_mask;    /* 56: any of these bits: the header ends there */
-  uint32_t reserved;           /* 60 */
-  uint32_t pages[MFD_PAGES_MAX];                           /*    64 */
-  uint8_t header[MFD_HEADER_MAX];                          /*  4160 */
-  uint8_t payload[MFD_PAYLOAD_MAX + MFD_PAYLOAD_SLACK];    /* 12736 */
+  uint64_t address;               /*   0: mapping of the RAM block, 0 when pages are placed through `file` */
+  uint64_t length;                /*   8: bytes of that mapping or file */
+  int32_t socket;                 /*  16 */
+  int32_t file;                   /*  20: descriptor to place pages into, -1 for the mapping */
+  uint32_t page_bytes;            /*  24: power of two, 512 ... 65536 */
+  uint32_t normal_pages;          /*  28: the first entries of `pages` */
+  uint32_t zero_pages;            /*  32: the entries behind them */
+  uint32_t codec;                 /*  36: handle; 0 for none */
+  uint32_t header_bytes;          /*  40: of `header` to send, or to receive in full */
+  uint32_t payload_bytes;         /*  44: of `payload`; set by prepare, announced to receive */
+  uint32_t short_header_bytes;    /* 48: what receive_header reads first; 0: all at once */
+  uint32_t short_flag_at;         /* 52: offset of a big-endian word in those bytes */
+  uint32_t short_flag_mask;       /* 56: any of these bits: the header ends there */
+  uint32_t reserved;              /* 60 */
+  uint32_t pages[MFD_PAGES_MAX];  /*    64 */
+  uint8_t header[MFD_HEADER_MAX]; /*  4160 */
+  uint8_t payload[MFD_PAYLOAD_MAX + MFD_PAYLOAD_SLACK];        /* 12736 */
   uint8_t pages_scratch[MFD_PACKET_BYTES + MFD_PAYLOAD_SLACK]; /* decoded or gathered pages */
 };
 
@@ -76,7 +76,8 @@ struct mfd_packet {
  * detect_zero 0 leaves every page normal. Returns the payload's bytes.
  */
 MFD_API int64_t mfd_prepare(struct mfd_packet *packet, int32_t detect_zero);
-/* Sends `header`, then `payload` (codec) or the normal pages themselves (none: page runs as an iovec). Returns the bytes written. */
+/* Sends `header`, then `payload` (codec) or the normal pages themselves (none: page runs as an iovec).
+ * Returns the bytes written. */
 MFD_API int64_t mfd_send(struct mfd_packet *packet);
 
 /* ---- receiving: two calls a packet ---- */
@@ -103,7 +104,8 @@ MFD_API int64_t mfd_place_pages(struct mfd_packet *packet);
 
 #define MFD_CODEC_ZLIB 1
 #define MFD_CODEC_ZSTD 2
-/* Compressors: each packet stands alone (raw deflate ended by a sync flush, `78 01` before a context's first; one zstd frame). */
+/* Compressors: each packet stands alone (raw deflate ended by a sync flush, `78 01` before a context's first;
+ * one zstd frame). */
 MFD_API int64_t mfd_compressor_create(int32_t method, int32_t level);
 /* Decompressors: one stream over all packets of a channel, as QEMU sends it. */
 MFD_API int64_t mfd_decompressor_create(int32_t method);
@@ -118,7 +120,8 @@ MFD_API int64_t mfd_unmap(double address, double length);
 MFD_API int64_t mfd_memfd(const char *name, double length, double huge_page_bytes);
 /* Copies between a mapping and a buffer; for the control path and for tests. */
 MFD_API int64_t mfd_read_memory(double address, double length, double offset, uint8_t *out, double bytes);
-MFD_API int64_t mfd_write_memory(double address, double length, double offset, const uint8_t *bytes_in, double bytes);
+MFD_API int64_t mfd_write_memory(double address, double length, double offset, const uint8_t *bytes_in,
+                                 double bytes);
 /* Reserves storage so that a mapping cannot fault for want of space (fallocate). */
 MFD_API int64_t mfd_reserve(int32_t fd, double length);
 /* Frees the storage of a range and makes it read as zeros (FALLOC_FL_PUNCH_HOLE). */
@@ -130,7 +133,8 @@ MFD_API int64_t mfd_huge_page_bytes(int32_t fd);
 
 /* ---- sockets: raw, blocking, close-on-exec; cancelled by shutdown(2) ---- */
 
-/* family 4, 6 (numeric host) or 1 (unix: host is the path, port ignored; a leading '@' names the abstract space). */
+/* family 4, 6 (numeric host) or 1 (unix: host is the path, port ignored; a leading '@' names the abstract
+ * space). */
 MFD_API int64_t mfd_connect(int32_t family, const char *host, int32_t port, int32_t timeout_ms);
 MFD_API int64_t mfd_listen(int32_t family, const char *host, int32_t port, int32_t backlog);
 /* Accepts without blocking; -EAGAIN when nobody waits. */
@@ -142,36 +146,45 @@ MFD_API int64_t mfd_shutdown_write(int32_t fd);
 MFD_API int64_t mfd_close(int32_t fd);
 /* A connected pair of unix sockets: out[0], out[1]. */
 MFD_API int64_t mfd_socketpair(int32_t *out);
-/* Waits until one of `count` descriptors is readable or timeout_ms passed (-1: for ever); sets ready[i]. Returns how many are. */
+/* Waits until one of `count` descriptors is readable or timeout_ms passed (-1: for ever); sets ready[i].
+ * Returns how many are. */
 MFD_API int64_t mfd_poll(const int32_t *fds, int32_t count, int32_t timeout_ms, uint8_t *ready);
-/* Looks at the next bytes without taking them, never blocking; returns how many, 0 at the end, -EAGAIN for none yet. */
+/* Looks at the next bytes without taking them, never blocking; returns how many, 0 at the end, -EAGAIN for
+ * none yet. */
 MFD_API int64_t mfd_peek(int32_t fd, uint8_t *out, double bytes);
 MFD_API int64_t mfd_send_bytes(int32_t fd, const uint8_t *bytes_in, double bytes);
 /* Returns the bytes received; fewer than asked only at the end of the stream. */
 MFD_API int64_t mfd_receive_bytes(int32_t fd, uint8_t *out, double bytes);
-/* Bounds every blocking send and receive on this socket (SO_RCVTIMEO, SO_SNDTIMEO); 0 for no bound. They then end with MFD_E_TIMEOUT. */
+/* Bounds every blocking send and receive on this socket (SO_RCVTIMEO, SO_SNDTIMEO); 0 for no bound. They then
+ * end with MFD_E_TIMEOUT. */
 MFD_API int64_t mfd_socket_timeout(int32_t fd, int32_t timeout_ms);
 /* One message with descriptors (SCM_RIGHTS); at most 64 descriptors. */
-MFD_API int64_t mfd_send_descriptors(int32_t fd, const uint8_t *bytes_in, double bytes, const int32_t *fds, int32_t count);
+MFD_API int64_t mfd_send_descriptors(int32_t fd, const uint8_t *bytes_in, double bytes, const int32_t *fds,
+                                     int32_t count);
 /* Returns the message's bytes; *count says how many descriptors came (closed again if more than asked). */
-MFD_API int64_t mfd_receive_descriptors(int32_t fd, uint8_t *out, double bytes, int32_t *fds, int32_t fds_max, int32_t *count);
+MFD_API int64_t mfd_receive_descriptors(int32_t fd, uint8_t *out, double bytes, int32_t *fds, int32_t fds_max,
+                                        int32_t *count);
 
 /* ---- dirty pages ---- */
 
-/* Moves bits: out[i] |= exchange(bitmap[i], 0), 32-bit words, atomically. Returns the number of bits set in what was taken. */
+/* Moves bits: out[i] |= exchange(bitmap[i], 0), 32-bit words, atomically. Returns the number of bits set in
+ * what was taken. */
 MFD_API int64_t mfd_exchange_bitmap(uint8_t *bitmap, double bitmap_bytes, uint8_t *out, double out_bytes);
 /* The same from a mapping (a log shared with another process). */
 MFD_API int64_t mfd_exchange_mapped_bitmap(double address, double length, uint8_t *out, double out_bytes);
-/* Registers a range of the calling process for asynchronous write protection; returns the userfaultfd that keeps it registered. */
+/* Registers a range of the calling process for asynchronous write protection; returns the userfaultfd that
+ * keeps it registered. */
 MFD_API int64_t mfd_track_register(double address, double length);
-/* 0 when this kernel can do both; -errno and *step naming what failed: 1 userfaultfd, 2 its features, 3 PAGEMAP_SCAN. */
+/* 0 when this kernel can do both; -errno and *step naming what failed: 1 userfaultfd, 2 its features, 3
+ * PAGEMAP_SCAN. */
 MFD_API int64_t mfd_track_probe(int32_t *step);
 /*
  * PAGEMAP_SCAN over [start, start + length) of the process behind a
  * /proc/PID/pagemap descriptor: ORs written pages into `bitmap` (bit i is page
  * i of page_bytes) and write-protects them again in the same step. Returns the number of pages found.
  */
-MFD_API int64_t mfd_track_harvest(int32_t pagemap_fd, double start, double length, int32_t page_bytes, uint8_t *bitmap, double bitmap_bytes);
+MFD_API int64_t mfd_track_harvest(int32_t pagemap_fd, double start, double length, int32_t page_bytes,
+                                  uint8_t *bitmap, double bitmap_bytes);
 
 /* ---- what this build and machine offer ---- */
 
@@ -179,7 +192,8 @@ MFD_API int64_t mfd_track_harvest(int32_t pagemap_fd, double start, double lengt
 MFD_API int64_t mfd_features(void);
 /* Limits the scan to scalar code (0), AVX2 (1) or whatever the CPU has (2); for tests and benches. */
 MFD_API int64_t mfd_scan_limit(int32_t level);
-/* CPU seconds of this process's user and system time are Node's business; a thread's own, in microseconds, is not. */
+/* CPU seconds of this process's user and system time are Node's business; a thread's own, in microseconds, is
+ * not. */
 MFD_API int64_t mfd_thread_cpu_us(void);
 
 #endif

@@ -50,10 +50,10 @@ struct scan {
 };
 _Static_assert(sizeof(struct scan) == 96, "the kernel compares the size");
 
-#define SCAN_IOCTL _IOWR('f', 16, struct scan)     /* PAGEMAP_SCAN */
-#define SCAN_PROTECT_MATCHING (UINT64_C(1) << 0)   /* PM_SCAN_WP_MATCHING */
-#define SCAN_CHECK_ASYNC (UINT64_C(1) << 1)        /* PM_SCAN_CHECK_WPASYNC */
-#define CATEGORY_WRITTEN (UINT64_C(1) << 1)        /* PAGE_IS_WRITTEN */
+#define SCAN_IOCTL _IOWR('f', 16, struct scan)   /* PAGEMAP_SCAN */
+#define SCAN_PROTECT_MATCHING (UINT64_C(1) << 0) /* PM_SCAN_WP_MATCHING */
+#define SCAN_CHECK_ASYNC (UINT64_C(1) << 1)      /* PM_SCAN_CHECK_WPASYNC */
+#define CATEGORY_WRITTEN (UINT64_C(1) << 1)      /* PAGE_IS_WRITTEN */
 #define REGIONS_MAX 512
 
 /* A userfaultfd with the features switched on; *step as in `mfd_track_probe`. */
@@ -66,9 +66,8 @@ static int64_t open_userfaultfd(int32_t *step) {
   if (fd < 0)
     return -errno;
   *step = 2;
-  struct uffdio_api api = {.api = UFFD_API,
-                           .features =
-                               FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC};
+  struct uffdio_api api = {
+      .api = UFFD_API, .features = FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC};
   if (ioctl(fd, UFFDIO_API, &api) < 0) {
     const int error = errno;
     close(fd);
@@ -109,7 +108,10 @@ int64_t mfd_track_probe(int32_t *step) {
     return -errno;
   // An empty range is enough: a kernel without the call answers ENOTTY.
   const uint64_t page = (uint64_t)(uintptr_t)&step & ~UINT64_C(4095);
-  struct scan scan = {.size = sizeof scan, .start = page, .end = page, .category_mask = CATEGORY_WRITTEN,
+  struct scan scan = {.size = sizeof scan,
+                      .start = page,
+                      .end = page,
+                      .category_mask = CATEGORY_WRITTEN,
                       .return_mask = CATEGORY_WRITTEN};
   const int64_t result = ioctl(pagemap, SCAN_IOCTL, &scan) < 0 ? -errno : 0;
   close(pagemap);

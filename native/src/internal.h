@@ -16,7 +16,8 @@
 
 /* Largest user address plus one on the machines we know; also keeps every sum below 2^64. */
 #define MFD_ADDRESS_MAX (UINT64_C(1) << 56)
-/* recv and pwrite meet in a buffer of this size, so that the bytes never leave the L2 cache between the two. */
+/* recv and pwrite meet in a buffer of this size, so that the bytes never leave the L2 cache between the two.
+ */
 #define MFD_STAGE_BYTES (256u * 1024u)
 /* What one sendmsg or recvmsg takes (UIO_MAXIOV in the kernel). */
 #define MFD_IOVECS_MAX 1024
@@ -27,7 +28,8 @@
 bool mfd_size(double value, uint64_t *out);
 /* Checks that [offset, offset + bytes) lies inside a mapping; sets *at to its address. 0 or MFD_E_*. */
 int64_t mfd_mapped_range(double address, double length, double offset, double bytes, uint8_t **at);
-/* Checks page size, `count` page indexes against `length`, and that they fit one payload of `bytes_max`. 0 or MFD_E_*. */
+/* Checks page size, `count` page indexes against `length`, and that they fit one payload of `bytes_max`. 0 or
+ * MFD_E_*. */
 int64_t mfd_check_pages(const struct mfd_packet *packet, uint64_t count, uint64_t bytes_max);
 
 /* ---- page runs (pages.c) ---- */
@@ -35,13 +37,15 @@ int64_t mfd_check_pages(const struct mfd_packet *packet, uint64_t count, uint64_
 /* How many of pages[at .. count) follow each other in ascending order: one iovec, one pwrite. */
 uint32_t mfd_run_pages(const uint32_t *pages, uint32_t at, uint32_t count);
 /* Copies `bytes` to pages[first .. first + count) of the mapping or file. 0 or -errno. */
-int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count, const uint8_t *bytes);
+int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count,
+                        const uint8_t *bytes);
 
 /* ---- whole reads and writes (stream.c) ---- */
 
 /* Sends everything the iovecs name, which are used up on the way. Bytes sent, or a negative result. */
 int64_t mfd_send_all(int fd, struct iovec *iov, size_t count);
-/* Fills the iovecs, which are used up; stops early only at the end of the stream. Bytes received, or a negative result. */
+/* Fills the iovecs, which are used up; stops early only at the end of the stream. Bytes received, or a
+ * negative result. */
 int64_t mfd_receive_all(int fd, struct iovec *iov, size_t count);
 /* Fills one buffer; MFD_E_CUT where the stream ends before. */
 int64_t mfd_receive_exact(int fd, void *out, size_t bytes);
@@ -65,10 +69,11 @@ struct mfd_codec {
   /* Compresses one packet's pages; returns the payload's bytes, at most `room`. */
   int64_t (*compress)(struct mfd_codec *self, const uint8_t *in, size_t bytes, uint8_t *out, size_t room);
   /*
-   * Decodes one payload to exactly `bytes_due`; 0 or MFD_E_*. `out` has MFD_PAYLOAD_SLACK bytes more, which is
-   * how too much output is told from enough.
+   * Decodes one payload to exactly `bytes_due`; 0 or MFD_E_*. `out` has MFD_PAYLOAD_SLACK bytes more, which
+   * is how too much output is told from enough.
    */
-  int64_t (*decompress)(struct mfd_codec *self, const uint8_t *in, size_t bytes, uint8_t *out, size_t bytes_due);
+  int64_t (*decompress)(struct mfd_codec *self, const uint8_t *in, size_t bytes, uint8_t *out,
+                        size_t bytes_due);
   void (*destroy)(struct mfd_codec *self);
 };
 

@@ -86,7 +86,8 @@ static int64_t set_timeout(int fd, int option, int32_t timeout_ms) {
   return setsockopt(fd, SOL_SOCKET, option, &bound, sizeof bound) < 0 ? -errno : 0;
 }
 
-/* A full backlog makes a non-blocking unix connect fail at once, so here the send time-out bounds a blocking one. */
+/* A full backlog makes a non-blocking unix connect fail at once, so here the send time-out bounds a blocking
+ * one. */
 static int64_t connect_unix(int fd, const union address *to, socklen_t bytes, int32_t timeout_ms) {
   set_timeout(fd, SO_SNDTIMEO, timeout_ms > 0 ? timeout_ms : 0);
   int result;

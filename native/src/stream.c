@@ -126,7 +126,8 @@ int64_t mfd_poll(const int32_t *fds, int32_t count, int32_t timeout_ms, uint8_t 
     return MFD_E_ARGUMENT;
   for (int32_t i = 0; i < count; i++)
     polls[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
-  // A signal may restart the wait from its beginning: the bound is kept within one signal, not to the millisecond.
+  // A signal may restart the wait from its beginning: the bound is kept within one signal, not to the
+  // millisecond.
   int found;
   do
     found = poll(polls, (nfds_t)count, timeout_ms);
