@@ -22,6 +22,7 @@ export {
   type ErrorDescription,
   MigrationError,
   ProtocolError,
+  placeError,
   reviveError,
   SystemError,
 } from "./errors.js";

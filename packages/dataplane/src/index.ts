@@ -1,0 +1,14 @@
+export { DEVICE_STATE_BYTES_MAX, DeviceStage } from "./device-stage.js";
+export type {
+  ChannelResult,
+  DeviceStateArrived,
+  ReceiveBlock,
+  ReceiveTask,
+  SendBlock,
+  SendTask,
+} from "./messages.js";
+export { PACKET_KIND, PacketRing } from "./packet-ring.js";
+export { runReceiveChannel } from "./receive-channel.js";
+export { runSendChannel } from "./send-channel.js";
+export { type ChannelTotals, createCounters, sumCounters } from "./shared-words.js";
+export { SyncBarrier } from "./sync-barrier.js";

@@ -1,0 +1,71 @@
+/**
+ * Messages between the coordinator and the channel threads: all of them.
+ *
+ * A worker gets one task when its channel opens, and answers once when it ends.
+ * In between the two sides meet in shared memory only; the one thing a worker
+ * posts is a device's state, which has no place there.
+ */
+import type { MessagePort } from "node:worker_threads";
+import type { Compression, ErrorDescription } from "@multifd/protocol";
+
+/** A RAM block as a sending thread sees it. Shared by index with the ring's slots. */
+export type SendBlock = {
+  readonly name: string;
+  /** Of the read-only mapping. */
+  readonly address: bigint;
+  readonly lengthBytes: number;
+};
+
+export type SendTask = {
+  readonly channel: number;
+  /** Borrowed: the coordinator shuts it down and closes it. */
+  readonly descriptor: number;
+  readonly pageBytes: number;
+  readonly compression: Compression;
+  /** For the method; 0 where it takes none. */
+  readonly level: number;
+  readonly blocks: readonly SendBlock[];
+  /** `PacketRing.shared`. */
+  readonly ring: SharedArrayBuffer;
+  /** `DeviceStage.shared`. */
+  readonly stage: SharedArrayBuffer;
+  /** From `createCounters`. */
+  readonly counters: SharedArrayBuffer;
+};
+
+/** A RAM block as a receiving thread sees it. */
+export type ReceiveBlock = {
+  readonly name: string;
+  readonly lengthBytes: number;
+  /** Of the writable mapping; 0n where pages are placed through `file`. */
+  readonly address: bigint;
+  /** Descriptor to place pages through; -1 for the mapping. */
+  readonly file: number;
+  /** One bit per page that may hold something other than zeros; shared by all channels. */
+  readonly written: SharedArrayBuffer;
+};
+
+export type ReceiveTask = {
+  readonly channel: number;
+  /** Borrowed: the coordinator shuts it down and closes it. */
+  readonly descriptor: number;
+  readonly pageBytes: number;
+  readonly compression: Compression;
+  readonly blocks: readonly ReceiveBlock[];
+  /** `SyncBarrier.shared`; its number of channels. */
+  readonly barrier: SharedArrayBuffer;
+  readonly channels: number;
+  readonly counters: SharedArrayBuffer;
+  /** Takes `DeviceStateArrived`. */
+  readonly devices: MessagePort;
+};
+
+/** Posted by a receiving thread, its bytes transferred. */
+export type DeviceStateArrived = {
+  readonly idstr: string;
+  readonly instanceId: number;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+};
+
+/** How a channel thread ended: of itself or because it was told to (ok), or with what went wrong. */
+export type ChannelResult = { readonly ok: true } | { readonly ok: false; readonly error: ErrorDescription };

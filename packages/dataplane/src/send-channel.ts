@@ -1,0 +1,162 @@
+/**
+ * Send channel: one worker thread, one socket, one compression context.
+ *
+ * Claims packets of the round until none is left, writes SYNC, arrives, and
+ * waits for the next round. Per packet it crosses into C twice: `prepare` splits
+ * the pages into normal and zero ones and compresses, `send` writes header and
+ * payload; between the two the header is filled in here, for only then are the
+ * counts known.
+ *
+ * Blocks in send(2) and in Atomics.wait; the coordinator ends it by shutting the
+ * socket down and stopping the ring. Owns its packet block and codec context.
+ */
+import { createCompressor, freeCodec, PacketBlock, preparePacket, sendBytes, sendPacket } from "@multifd/native";
+import {
+  describeError,
+  encodeDeviceStatePacket,
+  encodeRamPacketHeader,
+  methodFlag,
+  PACKET_SYNC,
+  packetPagesMax,
+  placeError,
+  putPageOffsets,
+  RAM_PACKET_HEADER_BYTES,
+  ramPacketBytes,
+} from "@multifd/protocol";
+import { DeviceStage } from "./device-stage.js";
+import type { ChannelResult, SendTask } from "./messages.js";
+import { CLAIM, PACKET_KIND, PacketRing } from "./packet-ring.js";
+import { COUNTER } from "./shared-words.js";
+
+/** Runs a channel until the ring stops it. Never throws for what can happen on a wire. */
+export function runSendChannel(task: SendTask): ChannelResult {
+  const sender = new PacketSender(task);
+  try {
+    for (let round = 1; sender.ring.awaitRound(round); round++) {
+      if (!sender.sendRound()) break;
+    }
+    return { ok: true };
+  } catch (error) {
+    const description = describeError(placeError(error, `channel ${task.channel}`));
+    if (description === null) throw error;
+    return { ok: false, error: description };
+  } finally {
+    sender.free();
+    sender.ring.ring();
+  }
+}
+
+class PacketSender {
+  readonly ring: PacketRing;
+  readonly #task: SendTask;
+  readonly #stage: DeviceStage;
+  readonly #packet = new PacketBlock();
+  readonly #counters: Float64Array;
+  readonly #countersAt: number;
+  readonly #pagesMax: number;
+  readonly #claimed = { kind: 0, block: 0, count: 0 };
+  readonly #codec: number;
+  readonly #lengths: readonly bigint[];
+
+  constructor(task: SendTask) {
+    const { compression, level, pageBytes } = task;
+    this.#task = task;
+    this.#lengths = task.blocks.map((block) => BigInt(block.lengthBytes));
+    this.#pagesMax = packetPagesMax(pageBytes);
+    this.ring = new PacketRing(this.#pagesMax, task.ring);
+    this.#stage = new DeviceStage(task.stage);
+    this.#counters = new Float64Array(task.counters);
+    this.#countersAt = task.channel * COUNTER.words;
+    this.#codec = compression === "none" ? 0 : createCompressor(compression, level);
+    this.#packet.socket = task.descriptor;
+    this.#packet.pageBytes = pageBytes;
+    this.#packet.headerBytes = ramPacketBytes(pageBytes);
+  }
+
+  free(): void {
+    if (this.#codec !== 0) freeCodec(this.#codec);
+  }
+
+  /** Sends this channel's share of the open round, and its SYNC. @returns false when told to give up. */
+  sendRound(): boolean {
+    const { ring } = this;
+    for (;;) {
+      const number = ring.claim();
+      if (number === CLAIM.giveUp) return false;
+      if (number === CLAIM.roundOver) break;
+      ring.take(number, this.#claimed, this.#packet.pages);
+      if (this.#claimed.kind === PACKET_KIND.deviceState) this.#sendDeviceState();
+      else this.#sendPages();
+      ring.markSent();
+    }
+    this.#sendSync();
+    ring.arrive();
+    return true;
+  }
+
+  #sendPages(): void {
+    const packet = this.#packet;
+    const { pageBytes, compression } = this.#task;
+    const block = this.#task.blocks[this.#claimed.block]!;
+    packet.target(block.address, this.#lengths[this.#claimed.block]!, -1);
+    packet.codec = this.#codec;
+    packet.normalPages = this.#claimed.count;
+    packet.zeroPages = 0;
+    preparePacket(packet, true);
+    const { normalPages, zeroPages } = packet;
+    encodeRamPacketHeader(packet.headerView, 0, {
+      flags: methodFlag(compression),
+      pagesMax: this.#pagesMax,
+      normalPages,
+      payloadBytes: packet.payloadBytes,
+      packetNumber: this.ring.nextPacketNumber(),
+      zeroPages,
+      ramBlock: block.name,
+    });
+    const pages = normalPages + zeroPages;
+    putPageOffsets(packet.headerView, RAM_PACKET_HEADER_BYTES, packet.pages, 0, pages, pageBytes);
+    packet.header.fill(0, RAM_PACKET_HEADER_BYTES + 8 * pages, packet.headerBytes);
+    this.#count(sendPacket(packet), normalPages, zeroPages);
+  }
+
+  /** Header only, everything else zero, as QEMU since 9.2 writes it. */
+  #sendSync(): void {
+    const packet = this.#packet;
+    packet.header.fill(0, 0, packet.headerBytes);
+    encodeRamPacketHeader(packet.headerView, 0, {
+      flags: PACKET_SYNC,
+      pagesMax: 0,
+      normalPages: 0,
+      payloadBytes: 0,
+      packetNumber: this.ring.nextPacketNumber(),
+      zeroPages: 0,
+      ramBlock: "",
+    });
+    packet.normalPages = 0;
+    packet.zeroPages = 0;
+    packet.payloadBytes = 0;
+    packet.codec = 0;
+    this.#count(sendPacket(packet), 0, 0);
+  }
+
+  #sendDeviceState(): void {
+    const { payload } = this.#packet;
+    const state = this.#stage.take(this.#claimed.block, payload);
+    this.ring.ring(); // a place in the stage is free
+    const header = encodeDeviceStatePacket({
+      device: state.idstr,
+      instanceId: state.instanceId,
+      payloadBytes: state.stateBytes,
+    });
+    sendBytes(this.#task.descriptor, header);
+    sendBytes(this.#task.descriptor, payload.subarray(0, state.stateBytes));
+    this.#count(header.length + state.stateBytes, 0, 0);
+  }
+
+  #count(wireBytes: number, normalPages: number, zeroPages: number): void {
+    const at = this.#countersAt;
+    this.#counters[at + COUNTER.wireBytes]! += wireBytes;
+    this.#counters[at + COUNTER.normalPages]! += normalPages;
+    this.#counters[at + COUNTER.zeroPages]! += zeroPages;
+  }
+}
