@@ -1,0 +1,63 @@
+/**
+ * Convergence: when to stop the guest.
+ *
+ * The guest may be paused once what is dirty can be sent within the downtime
+ * limit at the rate the link has lately shown. The rate counts pages with
+ * contents only: zero pages cost nothing, and the first round, full of them,
+ * would promise a speed that the last one cannot keep.
+ *
+ * Pure: numbers in, a verdict out.
+ */
+
+export type RoundFigures = {
+  /** Guest RAM of pages that had contents. */
+  readonly normalBytes: number;
+  readonly elapsedMs: number;
+};
+
+export type Verdict =
+  | { readonly kind: "another-round"; readonly expectedDowntimeMs: number }
+  | { readonly kind: "switch-over"; readonly expectedDowntimeMs: number; readonly forced: boolean }
+  | { readonly kind: "will-not-converge"; readonly expectedDowntimeMs: number };
+
+export type ConvergenceLimits = {
+  readonly downtimeLimitMs: number;
+  /** Rounds while the guest runs. */
+  readonly roundsMax: number;
+  readonly atRoundLimit: "fail" | "switchover";
+};
+
+/** A round shorter than this measures latency rather than the link, and moves the estimate little. */
+const FULL_WEIGHT_MS = 200;
+
+export class Convergence {
+  readonly #limits: ConvergenceLimits;
+  #bytesPerMs = 0;
+  #rounds = 0;
+
+  constructor(limits: ConvergenceLimits) {
+    this.#limits = limits;
+  }
+
+  /** Milliseconds that `dirtyBytes` would take; infinite before any round has been measured. */
+  expectedDowntimeMs(dirtyBytes: number): number {
+    if (dirtyBytes === 0) return 0;
+    return this.#bytesPerMs === 0 ? Number.POSITIVE_INFINITY : dirtyBytes / this.#bytesPerMs;
+  }
+
+  /** Takes a finished round's figures and what has been dirtied meanwhile. */
+  judge(round: RoundFigures, dirtyBytes: number): Verdict {
+    this.#rounds++;
+    const { downtimeLimitMs, roundsMax, atRoundLimit } = this.#limits;
+    if (round.normalBytes > 0 && round.elapsedMs > 0) {
+      const rate = round.normalBytes / round.elapsedMs;
+      const weight = this.#bytesPerMs === 0 ? 1 : Math.min(1, round.elapsedMs / FULL_WEIGHT_MS);
+      this.#bytesPerMs += weight * (rate - this.#bytesPerMs);
+    }
+    const expectedDowntimeMs = this.expectedDowntimeMs(dirtyBytes);
+    if (expectedDowntimeMs <= downtimeLimitMs) return { kind: "switch-over", expectedDowntimeMs, forced: false };
+    if (this.#rounds < roundsMax) return { kind: "another-round", expectedDowntimeMs };
+    if (atRoundLimit === "switchover") return { kind: "switch-over", expectedDowntimeMs, forced: true };
+    return { kind: "will-not-converge", expectedDowntimeMs };
+  }
+}

@@ -1,0 +1,276 @@
+/**
+ * Destination: takes a guest's RAM and device state in, and only then says so.
+ *
+ * The main channel leads. It lists the RAM blocks, which opens their files and
+ * starts the channel threads; it says which SYNC to wait for; it ends with the
+ * device part. The threads apply packets on their own and meet the coordinator at
+ * the barrier. When the last word has been read, every page applied and the guest
+ * taken over, the source is told; until then anything that goes wrong gives the
+ * whole back: files are abandoned, the source hears that we failed, and its guest goes on.
+ *
+ * Runs on the coordinator thread; owns the channels and the threads.
+ */
+import { MessageChannel, type MessagePort } from "node:worker_threads";
+import type { Channel } from "@multifd/channel";
+import {
+  createCounters,
+  type DeviceStateArrived,
+  type ReceiveTask,
+  SyncBarrier,
+  sumCounters,
+} from "@multifd/dataplane";
+import type { RamBlock } from "@multifd/memory";
+import { ChannelError, type Compression, MigrationError } from "@multifd/protocol";
+import { ChannelThreads } from "./channel-threads.js";
+import type { EventSink, MigrationResult, MigrationTotals } from "./events.js";
+import { FirstFailure } from "./first-failure.js";
+import type { DestinationGuest } from "./guest.js";
+import type { DestinationPeer, RoundPhase } from "./peer.js";
+import { PlacedRam } from "./placed-ram.js";
+import { ProgressMeter } from "./progress-meter.js";
+import { StallWatch } from "./stall-watch.js";
+
+export type DestinationJob = {
+  readonly guest: DestinationGuest;
+  readonly peer: DestinationPeer;
+  readonly onEvent: EventSink;
+  readonly signal?: AbortSignal;
+  /** As the source was told; packets that disagree are refused. */
+  readonly compression: Compression;
+  /** Without a sign of life for this long, once connected, the migration fails; 0 waits for ever. */
+  readonly stallTimeoutMs: number;
+};
+
+/** The bell rings for everything; this only bounds what a lost wake-up could cost. */
+const WAKE_UP_MS = 200;
+
+/**
+ * Takes one migration in.
+ *
+ * Everything it opened is closed when it settles. Exactly one of `completed` and
+ * `failed` is told to `onEvent`, last.
+ *
+ * @throws {MigrationError} what ended it; the guest has been abandoned then, and the source told, if it still listened.
+ */
+export async function runDestination(job: DestinationJob): Promise<MigrationResult> {
+  const migration = new DestinationMigration(job);
+  try {
+    const result = await migration.run();
+    job.onEvent(result);
+    return result;
+  } catch (error) {
+    const failed = error instanceof MigrationError ? error : null;
+    job.onEvent({ event: "failed", code: failed?.code ?? "DEFECT", message: (error as Error).message });
+    throw error;
+  }
+}
+
+class DestinationMigration {
+  readonly #job: DestinationJob;
+  readonly #abort = new AbortController();
+  readonly #failure: FirstFailure;
+  readonly #barrier: SyncBarrier;
+  readonly #counters: SharedArrayBuffer;
+  readonly #devicePorts: MessagePort[] = [];
+  #cpu = process.cpuUsage();
+  #startedMs = performance.now();
+  #threads: ChannelThreads | null = null;
+  #channels: readonly Channel[] = [];
+  #ram: PlacedRam | null = null;
+  #meter: ProgressMeter | null = null;
+  #syncs = 0;
+  #rounds = 0;
+  #deviceStates = 0;
+  /** Device states are loaded one after the other, in the order of arrival. */
+  #loading: Promise<void> = Promise.resolve();
+  #waitingFor = "waiting for the main channel";
+
+  constructor(job: DestinationJob) {
+    this.#job = job;
+    this.#barrier = new SyncBarrier(job.peer.channels);
+    this.#counters = createCounters(job.peer.channels);
+    this.#failure = new FirstFailure(() => {
+      this.#abort.abort();
+      this.#barrier.ring();
+    });
+  }
+
+  async run(): Promise<MigrationResult> {
+    const { guest, peer, signal, stallTimeoutMs, onEvent } = this.#job;
+    this.#failure.watch(signal);
+    let stall: StallWatch | null = null;
+    try {
+      this.#channels = await this.#failure.race(peer.accept(this.#abort.signal));
+      this.#startedMs = performance.now();
+      this.#cpu = process.cpuUsage();
+      onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
+      stall = new StallWatch(
+        stallTimeoutMs,
+        () => this.#totals().wireBytes,
+        () => this.#waitingFor,
+        (error) => this.#failure.fail(error),
+      );
+      await this.#follow();
+      await this.#failure.race(this.#takeOver());
+      const acknowledged = await peer.acknowledge();
+      return this.#result(acknowledged);
+    } catch (error) {
+      this.#failure.fail(error); // if nothing failed before, this did
+      await peer.refuse();
+      await this.#close();
+      await guest.abandon();
+      throw error;
+    } finally {
+      stall?.stop();
+      this.#meter?.stop();
+      await this.#close();
+      peer.close();
+    }
+  }
+
+  /** Does what the main channel says, word by word, until its last. */
+  async #follow(): Promise<void> {
+    const words = this.#job.peer.words();
+    for (;;) {
+      const next = await this.#failure.race(words.next());
+      if (next.done) return;
+      const word = next.value;
+      switch (word.kind) {
+        case "ram-blocks":
+          await this.#start(word.blocks);
+          break;
+        case "sync":
+          await this.#sync(word.phase);
+          break;
+        case "pages":
+          this.#ram?.applyPages(word.block, word.pages, word.bytes);
+          break;
+        case "devices":
+          await this.#job.guest.loadDevices(word.devices);
+          break;
+      }
+    }
+  }
+
+  async #start(blocks: readonly RamBlock[]): Promise<void> {
+    const { guest, peer, compression, onEvent } = this.#job;
+    const placements = await guest.placeRam(blocks);
+    const pageBytes = blocks[0]!.pageBytes;
+    this.#ram = new PlacedRam(placements, pageBytes);
+    this.#meter = new ProgressMeter(onEvent, () => this.#totals(), pageBytes);
+    const receiveBlocks = this.#ram.receiveBlocks();
+    this.#threads = new ChannelThreads("receive-channel", this.#channels);
+    const tasks = this.#channels.map((channel, index): ReceiveTask => {
+      const { port1, port2 } = new MessageChannel();
+      port1.on("message", (state: DeviceStateArrived) => this.#loadDeviceState(state));
+      this.#devicePorts.push(port1);
+      return {
+        channel: index,
+        descriptor: channel.descriptor,
+        pageBytes,
+        compression,
+        blocks: receiveBlocks,
+        barrier: this.#barrier.shared,
+        channels: peer.channels,
+        counters: this.#counters,
+        devices: port2,
+      };
+    });
+    this.#threads.start(tasks, (error) => this.#failure.fail(error));
+    this.#waitingFor = "receiving";
+    this.#meter.start();
+    this.#meter.round(blocks.reduce((sum, block) => sum + block.pageCount, 0));
+  }
+
+  #loadDeviceState(state: DeviceStateArrived): void {
+    this.#loading = this.#loading.then(async () => {
+      if (this.#failure.failed) return;
+      try {
+        await this.#job.guest.loadDeviceState(state);
+        this.#deviceStates++;
+        this.#barrier.ring();
+      } catch (error) {
+        this.#failure.fail(error);
+      }
+    });
+  }
+
+  /** Waits until every channel has met its next SYNC, then lets all of them go on. */
+  async #sync(phase: RoundPhase): Promise<void> {
+    const sync = ++this.#syncs;
+    if (phase !== "setup") this.#rounds++;
+    for (;;) {
+      const bell = this.#barrier.bell;
+      this.#failure.check();
+      const missing = this.#barrier.missing(sync);
+      if (missing.length === 0) break;
+      this.#waitingFor = `waiting for the SYNC of channel ${missing.join(", ")}`;
+      // A channel arrives before it ends, so whoever has ended and is still missing will not come.
+      const gone = missing.filter((channel) => this.#barrier.ended(channel));
+      const lost = this.#barrier.missing(sync).filter((channel) => gone.includes(channel));
+      if (lost.length > 0) throw endedEarly(lost, sync);
+      await this.#barrier.waitForBell(bell, WAKE_UP_MS);
+    }
+    this.#waitingFor = "receiving";
+    this.#barrier.release(sync);
+  }
+
+  /** Everything has been said: sees that everything is in, then takes the guest. */
+  async #takeOver(): Promise<void> {
+    this.#barrier.releaseForGood();
+    for (;;) {
+      const bell = this.#barrier.bell;
+      this.#failure.check();
+      if (this.#deviceStates === this.#barrier.deviceStates) break;
+      await this.#barrier.waitForBell(bell, WAKE_UP_MS);
+    }
+    await this.#job.guest.commit();
+    this.#failure.check();
+  }
+
+  async #close(): Promise<void> {
+    this.#barrier.giveUp();
+    if (this.#threads !== null) {
+      this.#threads.shutDown();
+      await this.#threads.close();
+      this.#threads = null;
+    } else {
+      for (const channel of this.#channels) channel.close();
+    }
+    this.#channels = [];
+    for (const port of this.#devicePorts.splice(0)) port.close();
+    this.#ram?.close();
+    this.#ram = null;
+  }
+
+  #totals(): MigrationTotals {
+    const { wireBytes, normalPages, zeroPages } = sumCounters(this.#counters);
+    const onMain = this.#ram?.pagesOnMain ?? { normalPages: 0, zeroPages: 0 };
+    return {
+      ramBytes: this.#ram?.lengthBytes ?? 0,
+      wireBytes: wireBytes + this.#job.peer.mainBytes,
+      normalPages: normalPages + onMain.normalPages,
+      zeroPages: zeroPages + onMain.zeroPages,
+      rounds: this.#rounds,
+    };
+  }
+
+  #result(acknowledged: boolean): MigrationResult {
+    const cpu = process.cpuUsage(this.#cpu);
+    return {
+      event: "completed",
+      ...this.#totals(),
+      totalMs: Math.round(performance.now() - this.#startedMs),
+      downtimeMs: null,
+      cpuSeconds: (cpu.user + cpu.system) / 1e6,
+      acknowledged,
+    };
+  }
+}
+
+function endedEarly(channels: readonly number[], sync: number): ChannelError {
+  return new ChannelError(
+    "CHANNEL_ENDED_EARLY",
+    `channel ${channels.join(", ")}: the stream ended before SYNC ${sync}, which the main channel has announced; the source or the link went away`,
+  );
+}

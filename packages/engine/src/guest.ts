@@ -1,0 +1,82 @@
+/**
+ * Guests: what the engine asks of the machine that moves.
+ *
+ * Until the destination has acknowledged the last byte the source owns the
+ * guest and any failure resumes it; afterwards it never runs at the source
+ * again. The engine keeps that rule; the implementations here below only obey:
+ * `resume` is called at most once per `pause`, and never after an acknowledgement.
+ *
+ * Declared by the engine, brought by whoever embeds it.
+ */
+import type { DirtyTracker, RamBlock } from "@multifd/memory";
+
+/** A device's state beside RAM. (idstr, instanceId) is its identity at both ends. */
+export type DeviceState = {
+  /** 1…255 bytes of UTF-8. */
+  readonly idstr: string;
+  readonly instanceId: number;
+  /** At least one byte. */
+  readonly bytes: Uint8Array;
+};
+
+/** A RAM block's bytes at the source. */
+export type RamSource = {
+  readonly block: RamBlock;
+  /** Open for reading, shared with the guest; stays the guest's to close. */
+  readonly descriptor: number;
+  /** Where the block begins in that file. */
+  readonly offsetBytes: number;
+};
+
+export interface SourceGuest {
+  readonly ram: readonly RamSource[];
+  /** Null: nobody writes this RAM any more, one round is all. */
+  readonly tracker: DirtyTracker | null;
+  /** Resolves when no vCPU runs and no write is outstanding. */
+  pause(): Promise<void>;
+  /** Undoes `pause`: the migration failed and the guest goes on here. */
+  resume(): Promise<void>;
+  /** Called once, paused: what travels down the channels as device-state packets. */
+  deviceStates(): Promise<readonly DeviceState[]>;
+}
+
+/** Where a RAM block's pages go at the destination. */
+export type RamPlacement = {
+  readonly block: RamBlock;
+  /** Open for reading and writing; at least the block long. */
+  readonly descriptor: number;
+  /**
+   * `file`: pages are written with pwrite. `mapping`: into a mapping, for files
+   * that take no write(2), such as hugetlbfs; their storage is reserved beforehand.
+   */
+  readonly through: "file" | "mapping";
+  /** Whether everything reads as zero: then a page's first zero needs no write. */
+  readonly startsZeroed: boolean;
+};
+
+export interface DestinationGuest {
+  /** Called once with the stream's block list; the placements answer it one by one. */
+  placeRam(blocks: readonly RamBlock[]): Promise<readonly RamPlacement[]>;
+  /** A device-state packet has arrived. Called in stream order per channel, before `commit`. */
+  loadDeviceState(state: DeviceState): Promise<void>;
+  /** The device part of the main channel, verbatim, as the peer that read it describes it. */
+  loadDevices(devices: DevicePart): Promise<void>;
+  /**
+   * Everything has been applied: take the guest over. Only when this resolves
+   * is the source told, and the guest is lost to it; a rejection fails the migration.
+   */
+  commit(): Promise<void>;
+  /** The migration failed: nothing that was written may be mistaken for a guest. Never rejects. */
+  abandon(): Promise<void>;
+}
+
+/** The device part of a main channel, which the engine carries and does not read. */
+export type DevicePart = {
+  readonly machineType: string;
+  /** The number under which the source listed its RAM section; the other sections' numbers differ from it. */
+  readonly ramSectionId: number;
+  /** The configuration section, verbatim. */
+  readonly configuration: Uint8Array;
+  /** All sections behind RAM, end mark and description, verbatim. */
+  readonly sections: Uint8Array;
+};

@@ -1,0 +1,16 @@
+export { BitmapTracker } from "./bitmap-tracker.js";
+export { type DestinationJob, runDestination } from "./destination.js";
+export type { EventSink, MigrationEvent, MigrationResult, MigrationTotals } from "./events.js";
+export type {
+  DestinationGuest,
+  DevicePart,
+  DeviceState,
+  RamPlacement,
+  RamSource,
+  SourceGuest,
+} from "./guest.js";
+export type { DestinationPeer, RoundPhase, SourcePeer, SourceWord } from "./peer.js";
+export { type KeptBlock, partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
+export { runSource, type SourceJob } from "./source.js";
+export { StoppedRam } from "./stopped-ram.js";
+export { UserfaultfdTracker } from "./userfaultfd-tracker.js";

@@ -1,0 +1,71 @@
+/**
+ * Peers: how one kind of foreign program talks, as the engine needs it.
+ *
+ * The engine runs rounds, workers and guests; a peer knows the main channel's
+ * language and who connects to whom. The engine owns the packet channels a peer
+ * returns; the peer owns the main channel.
+ *
+ * Declared by the engine, brought by the peer packages.
+ */
+import type { Channel } from "@multifd/channel";
+import type { RamBlock } from "@multifd/memory";
+import type { DevicePart } from "./guest.js";
+
+/** Which SYNC a record on the main channel pairs with. */
+export type RoundPhase = "setup" | "iterate" | "complete";
+
+/** The other end is a destination. */
+export interface SourcePeer {
+  /** For events and messages: `multifd at unix:/run/a.sock`. */
+  readonly name: string;
+  readonly channels: number;
+  /** Bytes of the main channel so far. */
+  readonly mainBytes: number;
+  /** Connects everything and introduces each channel: ready for packets. May be given up through `signal`. */
+  connect(signal: AbortSignal): Promise<readonly Channel[]>;
+  /** Says what will come, up to the list of RAM blocks. `devices` is null where only RAM moves. */
+  begin(blocks: readonly RamBlock[], devices: DevicePart | null): Promise<void>;
+  /** Every channel has written the SYNC that closes a round: says so on the main channel. */
+  closeRound(phase: RoundPhase): Promise<void>;
+  /**
+   * Writes everything behind RAM. When it resolves the last byte has left for
+   * the destination; when it rejects the destination cannot have the whole.
+   */
+  finish(devices: DevicePart | null): Promise<void>;
+  /**
+   * The destination's word. Resolves once it has taken the guest over; rejects
+   * with PEER_REFUSED when it says that it failed, with another error when the
+   * main channel broke. Settles at any time from `connect` on; call once, then.
+   */
+  verdict(): Promise<void>;
+  /** Closes the main channel. Idempotent. */
+  close(): void;
+}
+
+/** What a source says on its main channel, in order. */
+export type SourceWord =
+  /** What RAM there is; comes once, before any page. */
+  | { readonly kind: "ram-blocks"; readonly blocks: readonly RamBlock[] }
+  /** Every channel has sent one more SYNC: wait for it, then let them go on. */
+  | { readonly kind: "sync"; readonly phase: RoundPhase }
+  /** Pages that are all zeros (`bytes` null) or that came in `bytes`. */
+  | { readonly kind: "pages"; readonly block: number; readonly pages: Uint32Array; readonly bytes: Uint8Array | null }
+  /** The device part; nothing follows. */
+  | { readonly kind: "devices"; readonly devices: DevicePart };
+
+/** The other end is a source. */
+export interface DestinationPeer {
+  readonly name: string;
+  readonly channels: number;
+  readonly mainBytes: number;
+  /** Waits for the main channel and every channel; the result is ordered by channel number. */
+  accept(signal: AbortSignal): Promise<readonly Channel[]>;
+  /** What the source says. Ends after `devices`, and throws where the stream breaks. */
+  words(): AsyncIterator<SourceWord>;
+  /** Tells the source that the guest is ours. @returns false where it did not ask to be told. */
+  acknowledge(): Promise<boolean>;
+  /** Tells the source that we failed, as far as it still listens. Never rejects. */
+  refuse(): Promise<void>;
+  /** Closes the main channel and stops listening. Idempotent. */
+  close(): void;
+}

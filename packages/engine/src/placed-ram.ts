@@ -1,0 +1,100 @@
+/**
+ * Placed RAM: the destination's RAM blocks, as the threads and the main channel write them.
+ *
+ * Keeps one bit per page that may hold something other than zeros. A fresh block
+ * starts with none, so first zero pages cost nothing; a block that held data
+ * starts with all, so every zero page is really written.
+ *
+ * Owns the mappings and the bits, not the descriptors. The methods here run on
+ * the coordinator, for pages that came on the main channel.
+ */
+import type { ReceiveBlock } from "@multifd/dataplane";
+import { DirtyBitmap } from "@multifd/memory";
+import { clearPages, type Mapping, mapFile, PacketBlock, placePages, reserveFile, unmap } from "@multifd/native";
+import { packetPagesMax } from "@multifd/protocol";
+import type { RamPlacement } from "./guest.js";
+
+export class PlacedRam {
+  readonly lengthBytes: number;
+  readonly pagesOnMain = { normalPages: 0, zeroPages: 0 };
+  readonly #blocks: readonly ReceiveBlock[];
+  readonly #mappings: Mapping[] = [];
+  readonly #packet = new PacketBlock();
+  readonly #pageBytes: number;
+
+  constructor(placements: readonly RamPlacement[], pageBytes: number) {
+    this.#pageBytes = pageBytes;
+    this.#packet.pageBytes = pageBytes;
+    this.#blocks = placements.map((placement) => this.#open(placement));
+    this.lengthBytes = placements.reduce((sum, { block }) => sum + block.lengthBytes, 0);
+  }
+
+  #open(placement: RamPlacement): ReceiveBlock {
+    const { block, descriptor, through, startsZeroed } = placement;
+    let address = 0n;
+    if (through === "mapping") {
+      // Without storage of its own a mapping faults, and the process dies, where write(2) would have said ENOSPC.
+      reserveFile(descriptor, block.lengthBytes);
+      const mapping = mapFile(descriptor, { lengthBytes: block.lengthBytes, writable: true });
+      this.#mappings.push(mapping);
+      address = BigInt(mapping.address);
+    }
+    const bits = new DirtyBitmap(block.pageCount);
+    if (!startsZeroed) bits.fill();
+    const written = new SharedArrayBuffer(bits.bytes.length);
+    new Uint8Array(written).set(bits.bytes);
+    const file = through === "file" ? descriptor : -1;
+    return { name: block.name, lengthBytes: block.lengthBytes, address, file, written };
+  }
+
+  /** The blocks as the receiving threads take them. */
+  receiveBlocks(): readonly ReceiveBlock[] {
+    return this.#blocks;
+  }
+
+  /**
+   * Writes pages that came on the main channel.
+   *
+   * @param pages  Page indexes, checked against the block.
+   * @param bytes  Their contents one after the other; null for zeros.
+   */
+  applyPages(index: number, pages: Uint32Array, bytes: Uint8Array | null): void {
+    const block = this.#blocks[index]!;
+    const written = new Int32Array(block.written);
+    this.#packet.target(block.address, BigInt(block.lengthBytes), block.file);
+    const most = packetPagesMax(this.#pageBytes);
+    for (let at = 0; at < pages.length; at += most) {
+      const some = pages.subarray(at, at + most);
+      if (bytes === null) this.#clear(some, written);
+      else this.#place(some, bytes.subarray(at * this.#pageBytes, (at + some.length) * this.#pageBytes), written);
+    }
+  }
+
+  #clear(pages: Uint32Array, written: Int32Array): void {
+    let clear = 0;
+    for (const page of pages) {
+      if ((Atomics.load(written, page >>> 5) & (1 << (page & 31))) !== 0) this.#packet.pages[clear++] = page;
+    }
+    this.pagesOnMain.zeroPages += pages.length;
+    if (clear === 0) return;
+    this.#packet.normalPages = 0;
+    this.#packet.zeroPages = clear;
+    clearPages(this.#packet);
+  }
+
+  #place(pages: Uint32Array, bytes: Uint8Array, written: Int32Array): void {
+    const packet = this.#packet;
+    packet.pages.set(pages);
+    packet.payload.set(bytes);
+    packet.normalPages = pages.length;
+    packet.zeroPages = 0;
+    packet.payloadBytes = bytes.length;
+    placePages(packet);
+    for (const page of pages) Atomics.or(written, page >>> 5, 1 << (page & 31));
+    this.pagesOnMain.normalPages += pages.length;
+  }
+
+  close(): void {
+    for (const mapping of this.#mappings.splice(0)) unmap(mapping);
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * Round publisher: splits a round's dirty pages into packets and sees them sent.
+ *
+ * Runs on the coordinator: it takes page indexes out of the dirty bitmaps straight
+ * into the ring's slots, never holds more of a round than the ring does, and
+ * closes the round when every channel has written SYNC. It looks at the failure
+ * latch after each wake-up, so an error in any channel ends the round at once.
+ */
+import { type DeviceStage, PACKET_KIND, type PacketRing } from "@multifd/dataplane";
+import type { DirtyBitmap } from "@multifd/memory";
+import type { FirstFailure } from "./first-failure.js";
+import type { DeviceState } from "./guest.js";
+
+/** Packets published before the workers are woken: enough to start on, few enough to start soon. */
+const ANNOUNCE_PACKETS = 32;
+/** The bell rings for everything; this only bounds what a lost wake-up or a closed pacer could cost. */
+const WAKE_UP_MS = 10;
+
+export type PublisherParts = {
+  readonly ring: PacketRing;
+  readonly stage: DeviceStage;
+  readonly channels: number;
+  readonly pagesMax: number;
+  readonly failure: FirstFailure;
+};
+
+export class RoundPublisher {
+  readonly #parts: PublisherParts;
+
+  constructor(parts: PublisherParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Sends every dirty page, then the device states, then SYNC on every channel.
+   *
+   * @param dirty     One bitmap per RAM block; emptied.
+   * @param allowed   How many more packets may be published now; asked often.
+   */
+  async sendRound(
+    dirty: readonly DirtyBitmap[],
+    deviceStates: readonly DeviceState[],
+    allowed: () => number,
+  ): Promise<void> {
+    const { ring, failure, channels } = this.#parts;
+    failure.check();
+    ring.openRound();
+    for (const [block, bitmap] of dirty.entries()) await this.#publishBlock(block, bitmap, allowed);
+    for (const state of deviceStates) await this.#publishDeviceState(state);
+    ring.closeRound();
+    for (;;) {
+      const bell = ring.bell;
+      failure.check();
+      if (ring.arrived === channels) return;
+      await ring.waitForBell(bell, WAKE_UP_MS * 10);
+    }
+  }
+
+  async #publishBlock(block: number, dirty: DirtyBitmap, allowed: () => number): Promise<void> {
+    const { ring, failure, pagesMax } = this.#parts;
+    const taken = { pages: 0 };
+    let word = 0;
+    for (;;) {
+      const bell = ring.bell;
+      failure.check();
+      let quota = allowed();
+      let unannounced = 0;
+      while (quota > 0 && ring.hasRoom()) {
+        const slot = ring.nextSlot();
+        word = dirty.takePages(word, slot.pages, slot.at, pagesMax, taken);
+        if (taken.pages === 0) {
+          ring.announce();
+          return;
+        }
+        ring.publish(PACKET_KIND.ram, block, taken.pages);
+        quota--;
+        if (++unannounced === ANNOUNCE_PACKETS) {
+          ring.announce();
+          unannounced = 0;
+        }
+      }
+      ring.announce();
+      await ring.waitForBell(bell, WAKE_UP_MS);
+    }
+  }
+
+  async #publishDeviceState(state: DeviceState): Promise<void> {
+    const { ring, stage, failure } = this.#parts;
+    const idstr = Buffer.from(state.idstr, "utf8");
+    for (;;) {
+      const bell = ring.bell;
+      failure.check();
+      const place = ring.hasRoom() ? stage.put(idstr, state.instanceId, state.bytes) : -1;
+      if (place >= 0) {
+        ring.publish(PACKET_KIND.deviceState, place, 0);
+        ring.announce();
+        return;
+      }
+      await ring.waitForBell(bell, WAKE_UP_MS);
+    }
+  }
+}

@@ -1,0 +1,380 @@
+/**
+ * Source: moves a guest's RAM and device state to a peer, and lets the guest go last.
+ *
+ * The one rule above all others: until the destination has acknowledged the last
+ * byte the guest is ours, and any failure resumes it; afterwards it never runs
+ * here again. So the migration is in one of these phases, and each failure is
+ * answered by the phase it meets:
+ *
+ *   running ──▶ paused ──▶ handed-over ──▶ acknowledged
+ *      │           │            │
+ *      │           │            ├ the destination says it failed: resume
+ *      │           │            └ nobody says anything: ambiguous, stay paused
+ *      │           └ resume
+ *      └ the guest never noticed
+ *
+ * `handed-over` begins when the last byte has left: from then on the destination
+ * may be running the guest, so a lost acknowledgement is reported, not guessed at.
+ *
+ * Runs on the coordinator thread; owns the channels, the threads and the mappings.
+ */
+import {
+  createCounters,
+  DEVICE_STATE_BYTES_MAX,
+  DeviceStage,
+  PacketRing,
+  type SendTask,
+  sumCounters,
+} from "@multifd/dataplane";
+import { DirtyBitmap } from "@multifd/memory";
+import { type Mapping, mapFile, unmap } from "@multifd/native";
+import {
+  ChannelError,
+  type Compression,
+  ConfigError,
+  MigrationError,
+  PACKET_GUEST_BYTES,
+  packetPagesMax,
+  ramPacketBytes,
+  SystemError,
+} from "@multifd/protocol";
+import { ChannelThreads } from "./channel-threads.js";
+import { Convergence } from "./convergence.js";
+import type { EventSink, MigrationResult, MigrationTotals } from "./events.js";
+import { FirstFailure } from "./first-failure.js";
+import type { DevicePart, DeviceState, SourceGuest } from "./guest.js";
+import { Pacer } from "./pacer.js";
+import type { SourcePeer } from "./peer.js";
+import { ProgressMeter } from "./progress-meter.js";
+import { RoundPublisher } from "./round-publisher.js";
+import { StallWatch } from "./stall-watch.js";
+
+export type SourceJob = {
+  readonly guest: SourceGuest;
+  readonly peer: SourcePeer;
+  readonly onEvent: EventSink;
+  readonly signal?: AbortSignal;
+  readonly compression: Compression;
+  /** For the method; ignored by `none`. */
+  readonly level: number;
+  /** What follows RAM on the main channel; null moves RAM and device-state packets only. */
+  readonly devices: DevicePart | null;
+  readonly downtimeLimitMs: number;
+  /** Bytes per second on the channels while the guest runs; 0 for no limit. */
+  readonly maxBandwidth: number;
+  /** Rounds while the guest runs. */
+  readonly roundsMax: number;
+  /** What to do when the guest has outrun the link for that long. */
+  readonly atRoundLimit: "fail" | "switchover";
+  /** Without a sign of life for this long the migration fails; 0 waits for ever. */
+  readonly stallTimeoutMs: number;
+};
+
+type Phase = "running" | "paused" | "handed-over" | "acknowledged";
+
+/**
+ * Runs one migration to its end.
+ *
+ * Everything it opened is closed when it settles. Exactly one of `completed` and
+ * `failed` is told to `onEvent`, last.
+ *
+ * @throws {MigrationError} what ended it. With code ACKNOWLEDGEMENT_LOST the guest is left paused, for it may be
+ *   running at the destination; after any other failure it runs here as before.
+ */
+export async function runSource(job: SourceJob): Promise<MigrationResult> {
+  const migration = new SourceMigration(job);
+  try {
+    const result = await migration.run();
+    job.onEvent(result);
+    return result;
+  } catch (error) {
+    const failed = error instanceof MigrationError ? error : null;
+    job.onEvent({ event: "failed", code: failed?.code ?? "DEFECT", message: (error as Error).message });
+    throw error;
+  }
+}
+
+class SourceMigration {
+  readonly #job: SourceJob;
+  readonly #startedMs = performance.now();
+  readonly #cpu = process.cpuUsage();
+  readonly #abort = new AbortController();
+  readonly #failure: FirstFailure;
+  readonly #counters: SharedArrayBuffer;
+  readonly #ring: PacketRing;
+  readonly #stage = new DeviceStage();
+  readonly #mappings: Mapping[] = [];
+  readonly #pageBytes: number;
+  readonly #publisher: RoundPublisher;
+  readonly #pacer: Pacer;
+  readonly #meter: ProgressMeter;
+  #threads: ChannelThreads | null = null;
+  #phase: Phase = "running";
+  #rounds = 0;
+  #pausedMs: number | null = null;
+
+  constructor(job: SourceJob) {
+    const { guest, peer } = job;
+    this.#job = job;
+    this.#pageBytes = checkRam(guest);
+    const pagesMax = packetPagesMax(this.#pageBytes);
+    this.#counters = createCounters(peer.channels);
+    this.#ring = new PacketRing(pagesMax);
+    this.#failure = new FirstFailure(() => {
+      this.#abort.abort();
+      this.#ring.ring();
+    });
+    this.#publisher = new RoundPublisher({
+      ring: this.#ring,
+      stage: this.#stage,
+      channels: peer.channels,
+      pagesMax,
+      failure: this.#failure,
+    });
+    const packetBytes = ramPacketBytes(this.#pageBytes) + PACKET_GUEST_BYTES;
+    this.#pacer = new Pacer(job.maxBandwidth, packetBytes, performance.now());
+    this.#meter = new ProgressMeter(job.onEvent, () => this.#totals(), this.#pageBytes);
+  }
+
+  async run(): Promise<MigrationResult> {
+    const { peer, stallTimeoutMs, signal } = this.#job;
+    this.#failure.watch(signal);
+    const stall = new StallWatch(
+      stallTimeoutMs,
+      () => this.#totals().wireBytes,
+      () => (this.#phase === "handed-over" ? "waiting for the destination's word" : "sending"),
+      (error) => this.#failure.fail(error),
+    );
+    try {
+      await this.#migrate();
+      return this.#result();
+    } catch (error) {
+      this.#failure.fail(error); // if nothing failed before, this did
+      throw await this.#settle(error);
+    } finally {
+      stall.stop();
+      this.#meter.stop();
+      await this.#close();
+      peer.close();
+    }
+  }
+
+  async #migrate(): Promise<void> {
+    const { peer, guest, devices } = this.#job;
+    const blocks = guest.ram.map((ram) => ram.block);
+    await this.#connect();
+    const verdict = peer.verdict();
+    // An early word of the destination is always a refusal; it outranks the broken channels that follow it.
+    verdict.catch((error: unknown) => this.#failure.fail(error));
+
+    await this.#failure.race(peer.begin(blocks, devices));
+    await this.#sendRound([], [], "setup");
+    this.#meter.start();
+    const dirty = await this.#precopy();
+    const states = await this.#failure.race(this.#deviceStates());
+    await this.#sendRound(dirty, states, "complete");
+    await this.#failure.race(peer.finish(devices));
+    this.#phase = "handed-over";
+    await this.#failure.race(verdict);
+    this.#phase = "acknowledged";
+  }
+
+  async #connect(): Promise<void> {
+    const { peer, guest, onEvent, compression, level } = this.#job;
+    for (const ram of guest.ram) {
+      const { lengthBytes } = ram.block;
+      this.#mappings.push(mapFile(ram.descriptor, { lengthBytes, offsetBytes: ram.offsetBytes, writable: false }));
+    }
+    const channels = await this.#failure.race(peer.connect(this.#abort.signal));
+    onEvent({ event: "connected", peer: peer.name, channels: channels.length });
+    const blocks = guest.ram.map(({ block }, index) => ({
+      name: block.name,
+      address: BigInt(this.#mappings[index]!.address),
+      lengthBytes: block.lengthBytes,
+    }));
+    this.#threads = new ChannelThreads("send-channel", channels);
+    const tasks = channels.map(
+      (channel, index): SendTask => ({
+        channel: index,
+        descriptor: channel.descriptor,
+        pageBytes: this.#pageBytes,
+        compression,
+        level,
+        blocks,
+        ring: this.#ring.shared,
+        stage: this.#stage.shared,
+        counters: this.#counters,
+      }),
+    );
+    this.#threads.start(tasks, (error) => this.#channelFailed(error));
+  }
+
+  /** When the destination goes away for a reason it says so on the main channel: wait a little for that word. */
+  #channelFailed(error: unknown): void {
+    const timer = setTimeout(() => this.#failure.fail(error), 500);
+    timer.unref();
+    if (!(error instanceof ChannelError)) this.#failure.fail(error);
+  }
+
+  /** Sends rounds while the guest runs. @returns what is left for the last round, the guest paused. */
+  async #precopy(): Promise<readonly DirtyBitmap[]> {
+    const { guest, onEvent } = this.#job;
+    const { tracker } = guest;
+    const blocks = guest.ram.map((ram) => ram.block);
+    const dirty = blocks.map((block) => new DirtyBitmap(block.pageCount));
+    if (tracker === null) {
+      for (const bitmap of dirty) bitmap.fill();
+      return dirty;
+    }
+    const convergence = new Convergence(this.#job);
+    await this.#failure.race(tracker.start(blocks));
+    for (const bitmap of dirty) bitmap.fill();
+    for (;;) {
+      const before = sumCounters(this.#counters).normalPages;
+      const startedMs = performance.now();
+      await this.#sendRound(dirty, [], "iterate");
+      const elapsedMs = performance.now() - startedMs;
+      const normalBytes = (sumCounters(this.#counters).normalPages - before) * this.#pageBytes;
+      this.#harvest(dirty);
+      const dirtyPages = countPages(dirty);
+      const verdict = convergence.judge({ normalBytes, elapsedMs }, dirtyPages * this.#pageBytes);
+      this.#meter.expect(verdict.expectedDowntimeMs);
+      if (verdict.kind === "another-round") continue;
+      if (verdict.kind === "will-not-converge")
+        throw willNotConverge(this.#job, verdict.expectedDowntimeMs, this.#rounds);
+      onEvent({
+        event: "switchover",
+        round: this.#rounds + 1,
+        dirtyPages,
+        expectedDowntimeMs: Math.round(verdict.expectedDowntimeMs),
+      });
+      await this.#pause();
+      this.#harvest(dirty);
+      return dirty;
+    }
+  }
+
+  #harvest(dirty: readonly DirtyBitmap[]): void {
+    for (const [block, bitmap] of dirty.entries()) this.#job.guest.tracker?.harvest(block, bitmap);
+  }
+
+  async #pause(): Promise<void> {
+    this.#pausedMs = performance.now();
+    // Before the call, not after it: a pause that fails half-way must be undone too.
+    this.#phase = "paused";
+    await this.#failure.race(this.#job.guest.pause());
+  }
+
+  async #deviceStates(): Promise<readonly DeviceState[]> {
+    const states = await this.#job.guest.deviceStates();
+    for (const { idstr, instanceId, bytes } of states) checkDeviceState(idstr, instanceId, bytes.length);
+    return states;
+  }
+
+  async #sendRound(
+    dirty: readonly DirtyBitmap[],
+    states: readonly DeviceState[],
+    phase: "setup" | "iterate" | "complete",
+  ): Promise<void> {
+    const { onEvent, peer } = this.#job;
+    if (phase !== "setup") {
+      this.#rounds++;
+      const dirtyPages = countPages(dirty);
+      onEvent({ event: "round", round: this.#rounds, dirtyPages, dirtyBytes: dirtyPages * this.#pageBytes });
+      this.#meter.round(dirtyPages);
+    }
+    const paced = phase === "iterate";
+    await this.#publisher.sendRound(dirty, states, () => (paced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY));
+    await this.#failure.race(peer.closeRound(phase));
+  }
+
+  #packetsAllowed(): number {
+    const outstanding = this.#ring.publishedPackets - this.#ring.sentPackets;
+    return this.#pacer.packetsAllowed(performance.now(), sumCounters(this.#counters).wireBytes, outstanding);
+  }
+
+  /** Answers a failure by the phase it met. @returns the error to tell. */
+  async #settle(error: unknown): Promise<unknown> {
+    const refused = error instanceof MigrationError && error.code === "PEER_REFUSED";
+    if (this.#phase === "handed-over" && !refused) {
+      const reason = error instanceof Error ? error.message : String(error);
+      return new ChannelError(
+        "ACKNOWLEDGEMENT_LOST",
+        `everything was sent, and then the destination's word was lost (${reason}); the guest stays paused here, for it may run there: look at the destination, then resume exactly one of the two`,
+        { cause: error },
+      );
+    }
+    if (this.#pausedMs === null) return error;
+    try {
+      await this.#job.guest.resume();
+      return error;
+    } catch (cause) {
+      return new SystemError(
+        "RESUME_FAILED",
+        `${(error as Error).message}; and the guest could not be resumed here: ${(cause as Error).message}`,
+        { cause: error },
+      );
+    }
+  }
+
+  async #close(): Promise<void> {
+    const acknowledged = this.#phase === "acknowledged";
+    this.#ring.stop(acknowledged ? "end" : "giveUp");
+    if (!acknowledged) this.#threads?.shutDown();
+    await this.#threads?.close();
+    for (const mapping of this.#mappings) unmap(mapping);
+    await this.#job.guest.tracker?.stop();
+  }
+
+  #totals(): MigrationTotals {
+    const { guest, peer } = this.#job;
+    const { wireBytes, normalPages, zeroPages } = sumCounters(this.#counters);
+    const ramBytes = guest.ram.reduce((sum, ram) => sum + ram.block.lengthBytes, 0);
+    return { ramBytes, wireBytes: wireBytes + peer.mainBytes, normalPages, zeroPages, rounds: this.#rounds };
+  }
+
+  #result(): MigrationResult {
+    const now = performance.now();
+    const cpu = process.cpuUsage(this.#cpu);
+    return {
+      event: "completed",
+      ...this.#totals(),
+      totalMs: Math.round(now - this.#startedMs),
+      downtimeMs: this.#pausedMs === null ? null : Math.round(now - this.#pausedMs),
+      cpuSeconds: (cpu.user + cpu.system) / 1e6,
+      acknowledged: true,
+    };
+  }
+}
+
+/** @returns the page size that all blocks share. */
+function checkRam(guest: SourceGuest): number {
+  const [first] = guest.ram;
+  if (first === undefined) throw new ConfigError("NO_RAM", "there is no RAM block to send; name at least one");
+  const odd = guest.ram.find((ram) => ram.block.pageBytes !== first.block.pageBytes);
+  if (odd === undefined) return first.block.pageBytes;
+  throw new ConfigError(
+    "PAGE_SIZE",
+    `RAM block "${odd.block.name}" has pages of ${odd.block.pageBytes} bytes, "${first.block.name}" of ${first.block.pageBytes}; a target has one page size`,
+  );
+}
+
+function checkDeviceState(idstr: string, instanceId: number, bytes: number): void {
+  const idstrBytes = Buffer.byteLength(idstr);
+  if (idstrBytes >= 1 && idstrBytes <= 255 && bytes >= 1 && bytes <= DEVICE_STATE_BYTES_MAX) return;
+  throw new ConfigError(
+    "DEVICE_STATE_SIZE",
+    `device "${idstr}" instance ${instanceId}: its state has ${bytes} bytes and its name ${idstrBytes}; 1 to ${DEVICE_STATE_BYTES_MAX} and 1 to 255 go into a device-state packet`,
+  );
+}
+
+function willNotConverge(job: SourceJob, expectedDowntimeMs: number, rounds: number): ConfigError {
+  return new ConfigError(
+    "WILL_NOT_CONVERGE",
+    `after ${rounds} rounds the guest would still be down for ${Math.round(expectedDowntimeMs)} ms, ${job.downtimeLimitMs} ms are allowed; raise the downtime limit or the bandwidth, or let the round limit switch over`,
+  );
+}
+
+function countPages(dirty: readonly DirtyBitmap[]): number {
+  return dirty.reduce((sum, bitmap) => sum + bitmap.count(), 0);
+}

@@ -1,0 +1,70 @@
+/**
+ * Stopped RAM: a source guest that is a set of files nobody writes any more.
+ *
+ * One round moves it; there is nothing to pause and nothing to resume. A file
+ * that is cut while it is read would end this process with SIGBUS: files of a
+ * running VM belong to a live guest with a tracker instead.
+ *
+ * Owns the descriptors it opened.
+ */
+import { closeSync, fstatSync, openSync } from "node:fs";
+import { describeRamBlock } from "@multifd/memory";
+import { ConfigError, SystemError } from "@multifd/protocol";
+import type { DeviceState, RamSource, SourceGuest } from "./guest.js";
+
+export class StoppedRam implements SourceGuest {
+  readonly ram: readonly RamSource[];
+  readonly tracker = null;
+
+  private constructor(ram: readonly RamSource[]) {
+    this.ram = ram;
+  }
+
+  /**
+   * Opens one file per RAM block, each as long as its block.
+   *
+   * @param kept  Blocks that are open already; closed with the others.
+   * @throws {ConfigError} RAM_SIZE, where a file is no whole number of pages; {SystemError} where it cannot be opened.
+   */
+  static open(paths: ReadonlyMap<string, string>, pageBytes: number, kept: readonly RamSource[]): StoppedRam {
+    const ram: RamSource[] = [...kept];
+    const guest = new StoppedRam(ram);
+    try {
+      for (const [name, path] of paths) ram.push(openRam(name, path, pageBytes));
+      return guest;
+    } catch (error) {
+      guest.close();
+      throw error;
+    }
+  }
+
+  async pause(): Promise<void> {}
+
+  async resume(): Promise<void> {}
+
+  async deviceStates(): Promise<readonly DeviceState[]> {
+    return [];
+  }
+
+  close(): void {
+    for (const { descriptor } of this.ram) closeSync(descriptor);
+  }
+}
+
+function openRam(name: string, path: string, pageBytes: number): RamSource {
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, "r");
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new SystemError(`SYSTEM_${code ?? "ERROR"}`, `RAM block "${name}": ${message}`, { cause: error });
+  }
+  const { size } = fstatSync(descriptor);
+  const block = describeRamBlock(name, size, pageBytes);
+  if (block !== null) return { block, descriptor, offsetBytes: 0 };
+  closeSync(descriptor);
+  throw new ConfigError(
+    "RAM_SIZE",
+    `RAM block "${name}": ${path} has ${size} bytes, a whole number of ${pageBytes}-byte pages was due`,
+  );
+}
