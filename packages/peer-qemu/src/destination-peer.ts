@@ -1,0 +1,176 @@
+/**
+ * QEMU as the source: reads its main channel, answers on its return path.
+ *
+ * Turns the stream's events into what the engine waits for. How SYNC pairs with
+ * the main channel is not signalled: a source that syncs per round (machine types
+ * from 8.1 on) shows a FLUSH record in the very first RAM section, an older one
+ * does not, and pairs each section's end with a SYNC instead.
+ *
+ * The same words come from our own source: there is one wire.
+ * Source: QEMU 10.0, migration/ram.c, ram_load_precopy(); migration/savevm.c, qemu_loadvm_state_main().
+ */
+import { type Address, formatAddress, MainChannel } from "@multifd/channel";
+import type { DestinationPeer, RoundPhase, SourceWord } from "@multifd/engine";
+import { describeRamBlock, type RamBlock } from "@multifd/memory";
+import {
+  decodeMainStream,
+  encodePong,
+  encodeShut,
+  type MainEvent,
+  ProtocolError,
+  type RamBlockListEntry,
+} from "@multifd/protocol";
+import { type Connections, Reception, type ReceptionTerms } from "./reception.js";
+
+/** How long a source may take to hear that we failed before we close. */
+const REFUSE_MS = 1000;
+
+type Configuration = Extract<MainEvent, { kind: "configuration" }>;
+
+export class QemuDestinationPeer implements DestinationPeer {
+  readonly channels: number;
+  readonly #reception: Reception;
+  #main: MainChannel | null = null;
+  #returnPath = false;
+  #configuration: Configuration | null = null;
+  #ramSectionId = 0;
+  #blocks: readonly RamBlock[] = [];
+  #indexes: ReadonlyMap<string, number> = new Map();
+  /** Null until the set-up section has shown it. */
+  #syncPer: "round" | "section" | null = null;
+
+  private constructor(reception: Reception, channels: number) {
+    this.#reception = reception;
+    this.channels = channels;
+  }
+
+  /** @throws {SystemError} when the address cannot be listened on. */
+  static async listen(address: Address, terms: ReceptionTerms): Promise<QemuDestinationPeer> {
+    return new QemuDestinationPeer(await Reception.listen(address, terms), terms.channels);
+  }
+
+  /** As listened on, with the port that the system chose where 0 was given. */
+  get address(): Address {
+    return this.#reception.address;
+  }
+
+  get name(): string {
+    return `source at ${formatAddress(this.address)}`;
+  }
+
+  get mainBytes(): number {
+    return this.#main?.wireBytes ?? 0;
+  }
+
+  async accept(signal: AbortSignal): Promise<Connections["channels"]> {
+    const { main, channels } = await this.#reception.accept(signal);
+    this.#main = new MainChannel(main.release());
+    return channels;
+  }
+
+  async *words(): AsyncGenerator<SourceWord> {
+    for await (const event of decodeMainStream(this.#main!.source)) {
+      switch (event.kind) {
+        case "configuration":
+          this.#configuration = checkConfiguration(event);
+          break;
+        case "command":
+          await this.#obey(event);
+          break;
+        case "ram-blocks":
+          this.#ramSectionId = event.sectionId;
+          this.#blocks = describeBlocks(event.blocks, this.#configuration!.pageBytes);
+          this.#indexes = new Map(this.#blocks.map((block, index) => [block.name, index]));
+          yield { kind: "ram-blocks", blocks: this.#blocks };
+          break;
+        case "flush":
+          this.#syncPer ??= "round";
+          yield { kind: "sync", phase: event.phase };
+          break;
+        case "section-end":
+          if (this.#endsRound(event.phase)) yield { kind: "sync", phase: event.phase };
+          break;
+        case "zero-pages":
+          yield { kind: "pages", block: this.#indexes.get(event.block)!, pages: event.pages, bytes: null };
+          break;
+        case "page":
+          yield this.#page(event);
+          break;
+        case "devices":
+          yield { kind: "devices", devices: this.#devices(event.bytes) };
+          break;
+      }
+    }
+  }
+
+  async #obey(command: Extract<MainEvent, { kind: "command" }>): Promise<void> {
+    switch (command.name) {
+      case "open-return-path":
+        this.#returnPath = true;
+        break;
+      case "ping":
+        if (this.#returnPath) await this.#main!.write(encodePong(command.value));
+        break;
+      case "switchover-start":
+        break;
+    }
+  }
+
+  #endsRound(phase: RoundPhase): boolean {
+    if (phase === "setup") this.#syncPer ??= "section";
+    return this.#syncPer === "section";
+  }
+
+  #page(event: Extract<MainEvent, { kind: "page" }>): SourceWord {
+    const pages = Uint32Array.of(event.page);
+    return { kind: "pages", block: this.#indexes.get(event.block)!, pages, bytes: event.bytes };
+  }
+
+  #devices(sections: Uint8Array) {
+    const { machineType, bytes } = this.#configuration!;
+    return { machineType, ramSectionId: this.#ramSectionId, configuration: bytes, sections };
+  }
+
+  async acknowledge(): Promise<boolean> {
+    if (!this.#returnPath) return false;
+    await this.#main!.write(encodeShut(0));
+    await this.#main!.end();
+    return true;
+  }
+
+  async refuse(): Promise<void> {
+    const main = this.#main;
+    if (main === null) return;
+    try {
+      if (this.#returnPath) await main.write(encodeShut(1));
+      await main.end();
+      await main.drain(REFUSE_MS);
+    } catch {
+      // The main channel is broken: the source knows without our word.
+    }
+  }
+
+  close(): void {
+    this.#reception.close();
+    this.#main?.destroy();
+  }
+}
+
+function checkConfiguration(configuration: Configuration): Configuration {
+  if (!configuration.capabilities.includes("x-ignore-shared")) return configuration;
+  throw new ProtocolError(
+    "CAPABILITY",
+    "the source leaves shared RAM out of its stream (capability x-ignore-shared); switch that off, or no guest arrives",
+  );
+}
+
+function describeBlocks(entries: readonly RamBlockListEntry[], pageBytes: number): RamBlock[] {
+  return entries.map(({ name, lengthBytes }) => {
+    const block = describeRamBlock(name, lengthBytes, pageBytes);
+    if (block !== null) return block;
+    throw new ProtocolError(
+      "RAM_BLOCK_SIZE",
+      `RAM block "${name}" has ${lengthBytes} bytes, a whole number of ${pageBytes}-byte pages below 2^32 was due; use the same guest page size on both sides`,
+    );
+  });
+}

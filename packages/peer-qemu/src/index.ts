@@ -1,0 +1,5 @@
+export { QemuDestinationPeer } from "./destination-peer.js";
+export { type DeviceFile, readDeviceFile, writeDeviceFile } from "./device-file.js";
+export { QmpClient, type QmpEvent } from "./qmp-client.js";
+export type { ReceptionTerms } from "./reception.js";
+export { QemuSourcePeer, type QemuSourceTerms } from "./source-peer.js";

@@ -1,0 +1,208 @@
+/**
+ * Reception: tells the connections at one listening address apart.
+ *
+ * The main channel and all multifd channels come to the same address, in any
+ * order, and the bytes of the main channel may arrive after the channels' own. So
+ * each connection is sorted by its first bytes ("QEVM", or a multifd init message), never by
+ * the order of accepting, and none may hold the others up: all that have not
+ * spoken are polled together. From the first connection on the clock runs;
+ * whoever is missing when it ends is named.
+ *
+ * Owns the listener, and the connections until they are handed over.
+ * Source: QEMU 10.1, migration/migration.c, migration_ioc_process_incoming().
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Address, type Channel, formatAddress, Listener } from "@multifd/channel";
+import { peekBytes, pollReadable, receiveBytes } from "@multifd/native";
+import {
+  ChannelError,
+  decodeMultifdInit,
+  formatUuid,
+  MAIN_MAGIC_BYTES,
+  MULTIFD_INIT_BYTES,
+  MULTIFD_MAGIC_BYTES,
+  ProtocolError,
+} from "@multifd/protocol";
+
+export type ReceptionTerms = {
+  readonly channels: number;
+  /** What every channel's init message must bear; undefined takes any that all agree on. */
+  readonly uuid?: Uint8Array;
+  /** From the first connection until all are known. */
+  readonly handshakeTimeoutMs: number;
+};
+
+export type Connections = { readonly main: Channel; readonly channels: readonly Channel[] };
+
+/** One poll lasts no longer than this, so that giving up is noticed. */
+const POLL_MS = 100;
+/** Between looks at a connection that has sent part of what is due. */
+const PARTIAL_MS = 5;
+const MAGIC_BYTES = 4;
+
+export class Reception {
+  readonly #listener: Listener;
+  readonly #terms: ReceptionTerms;
+  readonly #channels: (Channel | undefined)[] = [];
+  #waiting: Channel[] = [];
+  #main: Channel | null = null;
+  #uuid: Uint8Array | null;
+
+  private constructor(listener: Listener, terms: ReceptionTerms) {
+    this.#listener = listener;
+    this.#terms = terms;
+    this.#uuid = terms.uuid ?? null;
+  }
+
+  static async listen(address: Address, terms: ReceptionTerms): Promise<Reception> {
+    return new Reception(await Listener.listen(address, terms.channels + 1), terms);
+  }
+
+  get address(): Address {
+    return this.#listener.address;
+  }
+
+  /**
+   * Waits until the main channel and every multifd channel are there; then nobody else is let in.
+   *
+   * @throws {ChannelError} CHANNELS_MISSING, naming them; CANCELLED.
+   * @throws {ProtocolError} CONNECTION_MAGIC, MAIN_CHANNEL_TWICE, MULTIFD_CHANNEL_ID, MULTIFD_CHANNEL_TWICE,
+   *   MULTIFD_UUID, MULTIFD_VERSION.
+   */
+  async accept(signal: AbortSignal): Promise<Connections> {
+    try {
+      let deadline = Number.POSITIVE_INFINITY;
+      while (!this.#complete()) {
+        if (signal.aborted) throw new ChannelError("CANCELLED", "cancelled while waiting for the source");
+        if (performance.now() > deadline) throw this.#missing();
+        await this.#step();
+        if (this.#idle()) deadline = Number.POSITIVE_INFINITY;
+        else if (deadline === Number.POSITIVE_INFINITY) deadline = performance.now() + this.#terms.handshakeTimeoutMs;
+      }
+      const connections = { main: this.#main!, channels: this.#channels.splice(0) as Channel[] };
+      this.#main = null;
+      return connections;
+    } finally {
+      this.close();
+    }
+  }
+
+  close(): void {
+    this.#listener.close();
+    for (const connection of this.#waiting.splice(0)) connection.close();
+    for (const channel of this.#channels.splice(0)) channel?.close();
+    this.#main?.close();
+    this.#main = null;
+  }
+
+  #complete(): boolean {
+    const { channels } = this.#terms;
+    return this.#main !== null && this.#channels.filter((channel) => channel !== undefined).length === channels;
+  }
+
+  /** Nobody is connected, or whoever was has gone without a word: a probe, not a source. */
+  #idle(): boolean {
+    return (
+      this.#main === null && this.#waiting.length === 0 && this.#channels.every((channel) => channel === undefined)
+    );
+  }
+
+  async #step(): Promise<void> {
+    const descriptors = [this.#listener.descriptor, ...this.#waiting.map((connection) => connection.descriptor)];
+    const ready = await pollReadable(descriptors, POLL_MS);
+    const spoken = this.#waiting.filter((_, index) => ready[index + 1]);
+    const undecided = spoken.filter((connection) => !this.#sort(connection));
+    if (ready[0]) {
+      for (let next = this.#listener.accept(); next !== null; next = this.#listener.accept()) this.#waiting.push(next);
+    }
+    // A part of a message keeps its connection readable: without a pause this would spin.
+    if (undecided.length > 0) await sleep(PARTIAL_MS);
+  }
+
+  /** Takes a connection out of `#waiting` once it has said enough. @returns whether it did. */
+  #sort(connection: Channel): boolean {
+    const start = new Uint8Array(MULTIFD_INIT_BYTES);
+    const length = peekBytes(connection.descriptor, start);
+    if (length === 0) {
+      this.#waiting = this.#waiting.filter((other) => other !== connection);
+      connection.close();
+      return true;
+    }
+    if (length === null || length < MAGIC_BYTES) return false;
+    const magic = start.subarray(0, MAGIC_BYTES);
+    const isMain = Buffer.compare(magic, MAIN_MAGIC_BYTES) === 0;
+    if (!isMain && Buffer.compare(magic, MULTIFD_MAGIC_BYTES) !== 0) throw unknownMagic(magic);
+    if (!isMain && length < MULTIFD_INIT_BYTES) return false;
+    this.#waiting = this.#waiting.filter((other) => other !== connection);
+    if (isMain) this.#takeMain(connection);
+    else this.#takeChannel(connection, start);
+    return true;
+  }
+
+  #takeMain(connection: Channel): void {
+    if (this.#main !== null) {
+      connection.close();
+      throw new ProtocolError("MAIN_CHANNEL_TWICE", "two connections began as main channel; one source at a time");
+    }
+    this.#main = connection;
+  }
+
+  #takeChannel(connection: Channel, message: Uint8Array): void {
+    receiveBytes(connection.descriptor, message);
+    try {
+      const { uuid, channel } = decodeMultifdInit(message);
+      this.#checkChannel(channel);
+      this.#checkUuid(channel, uuid);
+      this.#channels[channel] = connection;
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
+  }
+
+  #checkChannel(channel: number): void {
+    const { channels } = this.#terms;
+    if (channel >= channels) {
+      throw new ProtocolError(
+        "MULTIFD_CHANNEL_ID",
+        `channel ${channel} came, this side expects ${channels} (0 to ${channels - 1}); set the same number of channels on both sides`,
+      );
+    }
+    if (this.#channels[channel] === undefined) return;
+    throw new ProtocolError("MULTIFD_CHANNEL_TWICE", `channel ${channel} came twice; one source at a time`);
+  }
+
+  #checkUuid(channel: number, uuid: Uint8Array): void {
+    this.#uuid ??= uuid;
+    if (Buffer.compare(uuid, this.#uuid) === 0) return;
+    const due = this.#terms.uuid === undefined ? "the channels before it bear" : "this side expects";
+    throw new ProtocolError(
+      "MULTIFD_UUID",
+      `channel ${channel} bears UUID ${formatUuid(uuid)}, ${due} ${formatUuid(this.#uuid)}; it belongs to another VM`,
+    );
+  }
+
+  #missing(): ChannelError {
+    const { channels, handshakeTimeoutMs } = this.#terms;
+    const missing: string[] = this.#main === null ? ["the main channel"] : [];
+    for (let channel = 0; channel < channels; channel++) {
+      if (this.#channels[channel] === undefined) missing.push(`channel ${channel}`);
+    }
+    const silent = this.#waiting.length;
+    const note = silent === 0 ? "" : ` (${silent} connected without saying what they are)`;
+    return new ChannelError(
+      "CHANNELS_MISSING",
+      `${formatAddress(this.address)}: ${missing.join(", ")} did not come within ${handshakeTimeoutMs} ms of the first connection${note}; set multifd on and ${channels} channels at the source`,
+    );
+  }
+}
+
+function unknownMagic(magic: Uint8Array): ProtocolError {
+  const came = Buffer.from(magic).toString("hex");
+  const hint =
+    magic[0] === 0x16 ? "it looks like TLS: switch that off at the source" : "is the peer a migration source?";
+  return new ProtocolError(
+    "CONNECTION_MAGIC",
+    `a connection began with ${came}; 5145564d (main channel) or 11223344 (multifd channel) was due; ${hint}`,
+  );
+}
