@@ -10,13 +10,8 @@ export {
   waitForSweep,
 } from "./boot-guest.js";
 export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";
-export {
-  type MigrationOutcome,
-  type MigrationSetup,
-  type QemuOptions,
-  QemuProcess,
-  type RamFile,
-} from "./qemu-process.js";
+export type { QemuOptions, RamFile } from "./qemu-command-line.js";
+export { type MigrationOutcome, type MigrationSetup, QemuProcess } from "./qemu-process.js";
 export {
   assertSameBytes,
   type ComparedRange,

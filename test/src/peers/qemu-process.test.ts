@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { bootGuestSector, checkBootGuest, sixteenMegabytes, waitForProgress, waitForSweep } from "./boot-guest.js";
 import type { QemuVersion } from "./qemu-binary.js";
-import { type QemuOptions, QemuProcess } from "./qemu-process.js";
+import type { QemuOptions } from "./qemu-command-line.js";
+import { QemuProcess } from "./qemu-process.js";
 import { assertSameBytes } from "./ram-compare.js";
 import { mixedImage, zeroImage } from "./ram-image.js";
 import { createScratchDir, removeScratchDir } from "./scratch-dir.js";
@@ -76,6 +77,21 @@ for (const version of versions) {
       assert.equal((await destination.waitMigration()).status, "completed");
       await Promise.all([source.stop(), destination.stop()]);
       assertSameBytes(ram("source").path, ram("destination").path);
+    });
+
+    it("keeps several RAM files apart, each as one RAM block of its own name", async () => {
+      const memory = [
+        { ...ram("low"), id: "m0" },
+        { ...ram("high"), id: "m1", bytes: BYTES + 8192 },
+      ];
+      const vm = await start({ memory, paused: true });
+      const found = (await vm.execute("query-memdev")) as { id: string; size: number }[];
+      const sizes = found.map(({ id, size }) => [id, size]).sort();
+      assert.deepEqual(sizes, [
+        ["m0", BYTES],
+        ["m1", BYTES + 8192],
+      ]);
+      assert.deepEqual([statSync(ram("low").path).size, statSync(ram("high").path).size], [BYTES, BYTES + 8192]);
     });
 
     it("shows what QEMU wrote when it does not start", async () => {

@@ -15,30 +15,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { truncateSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
-import { join } from "node:path";
 import { setTimeout as after } from "node:timers/promises";
 import { QmpClient } from "@multifd/peer-qemu";
 import { ChannelError } from "@multifd/protocol";
 import { findQemu, type QemuVersion } from "./qemu-binary.js";
+import { bootDisk, type QemuOptions, qemuArguments, qmpSocket } from "./qemu-command-line.js";
 import { createScratchDir, removeScratchDir } from "./scratch-dir.js";
-
-/** A RAM block in a shared file; QEMU makes the file, or grows it, if need be. `id` is the block's name in the stream. */
-export type RamFile = { readonly id: string; readonly path: string; readonly bytes: number };
-
-export type QemuOptions = {
-  readonly version: QemuVersion;
-  /** Machine type, versioned or not; `pc` unless given. */
-  readonly machine?: string;
-  /** One file becomes the machine's main RAM (name it `pc.ram` to match a VM without backend); several, NUMA nodes. */
-  readonly memory: readonly RamFile[];
-  /** Starts with no vCPU running (`-S`). */
-  readonly paused?: boolean;
-  /** `-incoming`: `defer`, then `listen`; or an address at once. */
-  readonly incoming?: string;
-  /** What the first disk holds; the guest boots from it. */
-  readonly bootSector?: Uint8Array;
-  readonly extraArgs?: readonly string[];
-};
 
 export type MigrationSetup = {
   /** multifd channels; 0 leaves multifd off. */
@@ -88,7 +70,7 @@ export class QemuProcess {
     this.dir = dir;
     this.version = options.version;
     const { command, args } = findQemu(options.version);
-    const child = spawn(command, [...args, ...argumentsFor(options, dir)], { stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn(command, [...args, ...qemuArguments(options, dir)], { stdio: ["ignore", "ignore", "pipe"] });
     running.add(child);
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-STDERR_CHARACTERS_MAX);
@@ -229,41 +211,6 @@ export class QemuProcess {
     const suffix = `${state ? `QEMU ${state}; ` : ""}stderr: ${wrote}`;
     return new Error(`QEMU ${this.version}, ${doing}: ${reason}; ${suffix}`, { cause });
   }
-}
-
-function qmpSocket(dir: string): string {
-  return join(dir, "qmp.sock");
-}
-
-function bootDisk(dir: string): string {
-  return join(dir, "boot.img");
-}
-
-function argumentsFor(options: QemuOptions, dir: string): string[] {
-  const { machine = "pc", memory } = options;
-  const only = memory.length === 1 ? memory[0] : undefined;
-  const args = [
-    "-nodefaults",
-    "-no-user-config",
-    "-display",
-    "none",
-    "-accel",
-    "tcg",
-    "-qmp",
-    `unix:${qmpSocket(dir)}`,
-  ];
-  for (const { id, path, bytes } of memory) {
-    args.push("-object", `memory-backend-file,id=${id},size=${bytes},mem-path=${path},share=on`);
-  }
-  args.push("-machine", only ? `${machine},memory-backend=${only.id}` : machine);
-  args.push("-m", `${memory.reduce((sum, { bytes }) => sum + bytes, 0)}B`);
-  if (!only) for (const { id } of memory) args.push("-numa", `node,memdev=${id}`);
-  if (options.bootSector) {
-    args.push("-drive", `if=none,id=boot,format=raw,file=${bootDisk(dir)}`, "-device", "ide-hd,drive=boot,bus=ide.0");
-  }
-  if (options.paused) args.push("-S");
-  if (options.incoming !== undefined) args.push("-incoming", options.incoming);
-  return [...args, ...(options.extraArgs ?? [])];
 }
 
 /** An ended migration's outcome; null for one that goes on. Takes a query's answer or an event's data. */
