@@ -191,7 +191,8 @@ static enum after run_guest(struct guest *guest, int socket) {
   uint64_t at = guest->vcpu.rate == 0 ? monotonic_ns() : vcpu_first_write(&guest->vcpu);
   uint64_t paused_at = guest->vcpu.paused_at;
   guest->ran = at != 0;
-  if (!guest->ran) vcpu_pause(&guest->vcpu); // refused is refused: it must not begin later
+  if (!guest->ran)
+    vcpu_pause(&guest->vcpu); // refused is refused: it must not begin later
   vcpu_release(&guest->vcpu);
   if (at == 0)
     return refuse(socket, "the guest does not write");

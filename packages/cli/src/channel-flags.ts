@@ -1,0 +1,106 @@
+/**
+ * Channel flags: what both ends of a migration have to agree on, and how fast a source may go.
+ *
+ * Names and defaults are QEMU's (multifd-channels 2, level 1, downtime-limit
+ * 300 ms), so that what is typed on either side reads the same.
+ */
+import type { Compression } from "@multifd/protocol";
+import { type Command, Option } from "commander";
+import { byteSize, compression, levelComplaint, milliseconds, uuid, wholeNumber } from "./option-values.js";
+
+/** Source: QEMU 11.1, migration/options.c, migrate_params_check(): multifd-channels is 1 to 255. */
+const CHANNELS_MAX = 255;
+const BANDWIDTH_MAX = 2 ** 50;
+const ROUNDS_MAX = 1_000_000;
+
+/** How long a source tries to reach the destination. */
+export const CONNECT_TIMEOUT_MS = 10_000;
+
+export type ChannelFlags = {
+  readonly channels: number;
+  readonly compression: Compression;
+  readonly uuid?: Uint8Array;
+  readonly stallTimeout: number;
+};
+
+export type SpeedFlags = {
+  readonly level: number;
+  readonly maxBandwidth: number;
+};
+
+export type ConvergenceFlags = {
+  readonly downtimeLimit: number;
+  readonly roundsMax: number;
+  readonly atRoundLimit: "fail" | "switchover";
+};
+
+/** Flags that must be the same at both ends, and the stall timeout, which each end has for itself. */
+export function addChannelFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--channels <n>", "packet channels beside the main channel, the same at both ends")
+        .argParser(wholeNumber(1, CHANNELS_MAX))
+        .default(2),
+    )
+    .addOption(
+      new Option("--compression <method>", "none, zlib or zstd, the same at both ends")
+        .argParser(compression)
+        .default("none"),
+    )
+    .addOption(
+      new Option("--uuid <uuid>", "the VM's UUID, checked on every channel (default: all zeros)").argParser(uuid),
+    )
+    .addOption(
+      new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")
+        .argParser(milliseconds)
+        .default(60_000),
+    );
+}
+
+/** Flags of whoever sends. */
+export function addSpeedFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--level <level>", "compression level: zlib 0 to 9, zstd 0 to 20")
+        .argParser(wholeNumber(0, 20))
+        .default(1),
+    )
+    .addOption(
+      new Option(
+        "--max-bandwidth <bytes>",
+        "bytes per second on the wire while the guest runs, such as 500M; 0: no limit",
+      )
+        .argParser(byteSize(0, BANDWIDTH_MAX))
+        .default(0),
+    );
+}
+
+/** Flags that decide when a live guest is stopped. */
+export function addDowntimeLimit(command: Command): Command {
+  return command.addOption(
+    new Option("--downtime-limit <ms>", "stop the guest once the rest can be sent within this time")
+      .argParser(milliseconds)
+      .default(300),
+  );
+}
+
+export function addRoundLimit(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--rounds-max <n>", "rounds while the guest runs").argParser(wholeNumber(1, ROUNDS_MAX)).default(30),
+    )
+    .addOption(
+      new Option("--at-round-limit <what>", "when the guest outran the link: fail, or switchover whatever the downtime")
+        .choices(["fail", "switchover"])
+        .default("fail"),
+    );
+}
+
+/** Ends with a usage error where the level is not one of the method's. */
+export function checkLevel(
+  command: Command,
+  flags: { readonly compression: Compression; readonly level: number },
+): void {
+  const complaint = levelComplaint(flags.compression, flags.level);
+  if (complaint !== null) command.error(`error: ${complaint}`);
+}

@@ -1,0 +1,112 @@
+/**
+ * `multifd receive`: takes one migration in, from QEMU or multifd.
+ *
+ * Either into files, the named RAM blocks each into its own and everything else
+ * into the device part, or into a guest process that waits for it and then runs.
+ */
+import { type Address, formatAddress } from "@multifd/channel";
+import {
+  type DestinationGuest,
+  type MigrationResult,
+  RamFiles,
+  runDestination,
+  type SavedGuest,
+} from "@multifd/engine";
+import { QemuDestinationPeer, writeDeviceFile } from "@multifd/peer-qemu";
+import { type Command, Option } from "commander";
+import { addChannelFlags, type ChannelFlags } from "../channel-flags.js";
+import type { OutputFlags } from "../event-output.js";
+import { IncomingGuest } from "../incoming-guest.js";
+import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-command.js";
+import { address, guestAddress, milliseconds, ramFile } from "../option-values.js";
+import type { CommandContext } from "../terminal.js";
+
+type ReceiveFlags = ChannelFlags &
+  OutputFlags & {
+    readonly listen: Address;
+    readonly ram?: ReadonlyMap<string, string>;
+    readonly devices?: string;
+    readonly guest?: Address;
+    readonly handshakeTimeout: number;
+  };
+
+const EXAMPLE = `
+Example:
+  multifd receive --listen tcp::4444 --ram pc.ram=/dev/shm/vm.ram --devices vm.devices --channels 4`;
+
+export function addReceiveCommand(program: Command, context: CommandContext): void {
+  const command = program
+    .command("receive")
+    .summary("take one migration in, into files or into a waiting guest")
+    .description(
+      "Takes one migration in, from QEMU or multifd: into RAM files that a VM can map and a device part, or into a\n" +
+        "guest process that waits for it.",
+    )
+    .addOption(
+      new Option(
+        "--listen <address>",
+        "tcp:HOST:PORT or unix:PATH; HOST empty for every interface, PORT 0 for a free one",
+      )
+        .argParser(address)
+        .makeOptionMandatory(),
+    )
+    .addOption(
+      new Option(
+        "--ram <block=path...>",
+        "the file for a RAM block; blocks not named are kept with the devices",
+      ).argParser(ramFile),
+    )
+    .option("--devices <path>", "where the device part goes; needed with --ram")
+    .addOption(
+      new Option("--guest <address>", "control socket of a guest process that waits, unix:PATH")
+        .argParser(guestAddress)
+        .conflicts(["ram", "devices"]),
+    );
+  addChannelFlags(command).addOption(
+    new Option("--handshake-timeout <ms>", "from the first connection until every channel has come and said what it is")
+      .argParser(milliseconds)
+      .default(10_000),
+  );
+  addOutputFlags(command)
+    .addHelpText("after", EXAMPLE)
+    .action(async (flags: ReceiveFlags) => {
+      if (!flags.guest && !(flags.ram && flags.devices !== undefined)) {
+        command.error("error: name where it goes: --ram BLOCK=PATH with --devices PATH, or --guest unix:PATH");
+      }
+      await receive(context, flags);
+    });
+}
+
+async function receive(context: CommandContext, flags: ReceiveFlags): Promise<void> {
+  await runMigration(context, flags, async (watch) => {
+    if (!flags.guest) return take(flags, watch, new RamFiles(flags.ram ?? new Map(), deviceSaver(flags.devices)));
+    const guest = await IncomingGuest.open(flags.guest);
+    try {
+      const result = await take(flags, watch, guest);
+      return { ...result, downtimeMs: guest.downtimeMs };
+    } finally {
+      guest.close();
+    }
+  });
+}
+
+async function take(flags: ReceiveFlags, watch: MigrationWatch, guest: DestinationGuest): Promise<MigrationResult> {
+  const peer = await QemuDestinationPeer.listen(flags.listen, {
+    channels: flags.channels,
+    ...(flags.uuid && { uuid: flags.uuid }),
+    handshakeTimeoutMs: flags.handshakeTimeout,
+  });
+  watch.onEvent({ event: "listening", address: formatAddress(peer.address), channels: flags.channels });
+  return await runDestination({
+    guest,
+    peer,
+    onEvent: watch.onEvent,
+    signal: watch.signal,
+    compression: flags.compression,
+    stallTimeoutMs: flags.stallTimeout,
+  });
+}
+
+function deviceSaver(path: string | undefined): ((saved: SavedGuest) => Promise<void>) | null {
+  return path === undefined ? null : (saved) => writeDeviceFile(path, saved);
+}

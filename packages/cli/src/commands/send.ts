@@ -1,0 +1,104 @@
+/**
+ * `multifd send`: RAM files and a device part to a QEMU or multifd destination.
+ *
+ * The files belong to nobody while they are read: one round moves them. RAM
+ * blocks without a file of their own come out of the device file.
+ */
+import { statSync } from "node:fs";
+import type { Address } from "@multifd/channel";
+import { runSource, StoppedRam } from "@multifd/engine";
+import { QemuSourcePeer, readDeviceFile } from "@multifd/peer-qemu";
+import { SystemError } from "@multifd/protocol";
+import { type Command, Option } from "commander";
+import {
+  addChannelFlags,
+  addSpeedFlags,
+  type ChannelFlags,
+  CONNECT_TIMEOUT_MS,
+  checkLevel,
+  type SpeedFlags,
+} from "../channel-flags.js";
+import type { OutputFlags } from "../event-output.js";
+import { addOutputFlags, runMigration } from "../migration-command.js";
+import { address, ramFile } from "../option-values.js";
+import type { CommandContext } from "../terminal.js";
+
+type SendFlags = ChannelFlags &
+  SpeedFlags &
+  OutputFlags & {
+    readonly ram: ReadonlyMap<string, string>;
+    readonly devices?: string;
+    readonly to: Address;
+  };
+
+const EXAMPLE = `
+Example:
+  multifd send --ram pc.ram=/dev/shm/vm.ram --devices vm.devices --to tcp:10.0.0.2:4444 --channels 4 --compression zstd`;
+
+export function addSendCommand(program: Command, context: CommandContext): void {
+  const command = program
+    .command("send")
+    .summary("send RAM files and a device part to a QEMU or multifd destination")
+    .description("Sends the RAM of a stopped VM, and its devices, to a QEMU or multifd destination.")
+    .addOption(
+      new Option("--ram <block=path...>", "a RAM block, as the stream names it, and the file it lies in")
+        .argParser(ramFile)
+        .makeOptionMandatory(),
+    )
+    .option("--devices <path>", "device part, as receive --devices wrote it (default: none, RAM only)")
+    .addOption(new Option("--to <address>", "tcp:HOST:PORT or unix:PATH").argParser(address).makeOptionMandatory());
+  addSpeedFlags(addChannelFlags(command));
+  addOutputFlags(command)
+    .addHelpText("after", EXAMPLE)
+    .action(async (flags: SendFlags) => {
+      checkLevel(command, flags);
+      await send(context, flags);
+    });
+}
+
+/** The page size where no device part names another. */
+const PAGE_BYTES = 4096;
+
+async function send(context: CommandContext, flags: SendFlags): Promise<void> {
+  await runMigration(context, flags, async ({ onEvent, signal }) => {
+    const file = flags.devices === undefined ? null : await readDeviceFile(flags.devices, fileLengths(flags.ram));
+    const guest = StoppedRam.open(flags.ram, file?.pageBytes ?? PAGE_BYTES, file?.kept ?? []);
+    try {
+      return await runSource({
+        guest,
+        peer: new QemuSourcePeer({
+          address: flags.to,
+          channels: flags.channels,
+          ...(flags.uuid && { uuid: flags.uuid }),
+          connectTimeoutMs: CONNECT_TIMEOUT_MS,
+        }),
+        onEvent,
+        signal,
+        compression: flags.compression,
+        level: flags.level,
+        devices: file?.devices ?? null,
+        maxBandwidth: flags.maxBandwidth,
+        stallTimeoutMs: flags.stallTimeout,
+        // One round, for nobody writes: nothing is left to converge.
+        downtimeLimitMs: 0,
+        roundsMax: 1,
+        atRoundLimit: "switchover",
+      });
+    } finally {
+      guest.close();
+    }
+  });
+}
+
+function fileLengths(files: ReadonlyMap<string, string>): ReadonlyMap<string, number> {
+  return new Map([...files].map(([block, path]) => [block, fileLength(block, path)]));
+}
+
+function fileLength(block: string, path: string): number {
+  try {
+    return statSync(path).size;
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    throw new SystemError(`SYSTEM_${code ?? "ERROR"}`, `RAM block "${block}": ${message}`, { cause });
+  }
+}

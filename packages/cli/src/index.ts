@@ -1,0 +1,4 @@
+export { IncomingGuest } from "./incoming-guest.js";
+export { LiveGuest } from "./live-guest.js";
+export { runCommandLine } from "./program.js";
+export type { Terminal } from "./terminal.js";

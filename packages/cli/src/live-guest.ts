@@ -1,0 +1,76 @@
+/**
+ * Live guest: a running guest process as a migration's source.
+ *
+ * Its RAM arrives as descriptors, its writes are seen by PAGEMAP_SCAN on its
+ * process, its state beside RAM is one device state. Tracking works only where
+ * the guest registered its own mapping, so that is asked before anything starts.
+ */
+import type { Address } from "@multifd/channel";
+import { type DeviceState, type RamSource, type SourceGuest, UserfaultfdTracker } from "@multifd/engine";
+import type { DirtyTracker } from "@multifd/memory";
+import { probeTracking } from "@multifd/native";
+import { SystemError } from "@multifd/protocol";
+import { GuestSocket, type GuestVerdict } from "./guest-socket.js";
+import { trackingRemedy } from "./tracking-remedy.js";
+
+/** The device state of a guest process: one, under this name at both ends. */
+export const GUEST_STATE = { idstr: "multifd-guest", instanceId: 0 } as const;
+
+export class LiveGuest implements SourceGuest {
+  readonly ram: readonly RamSource[];
+  readonly tracker: DirtyTracker;
+  readonly #socket: GuestSocket;
+
+  private constructor(socket: GuestSocket) {
+    const { pid, blocks } = socket.description;
+    this.#socket = socket;
+    this.ram = blocks.map(({ block }, index) => ({ block, descriptor: socket.descriptors[index]!, offsetBytes: 0 }));
+    this.tracker = new UserfaultfdTracker(
+      pid,
+      blocks.map(({ address }) => address),
+    );
+  }
+
+  /** @throws {SystemError} TRACKING_MISSING, naming the kernel feature, or the guest's own reason. */
+  static async open(address: Address): Promise<LiveGuest> {
+    const kernel = probeTracking();
+    if (!kernel.ok) {
+      throw new SystemError("TRACKING_MISSING", `this kernel cannot track a guest's writes: ${trackingRemedy(kernel)}`);
+    }
+    const socket = await GuestSocket.connect(address);
+    try {
+      const { tracking, trackingError } = socket.description;
+      if (!tracking) {
+        throw new SystemError(
+          "TRACKING_MISSING",
+          `guest ${socket.description.pid} has not registered its RAM for write tracking (${trackingError}); without it a migration can only be made of a stopped guest`,
+        );
+      }
+      return new LiveGuest(socket);
+    } catch (error) {
+      socket.close();
+      throw error;
+    }
+  }
+
+  pause(): Promise<void> {
+    return this.#socket.pause();
+  }
+
+  resume(): Promise<void> {
+    return this.#socket.resume();
+  }
+
+  async deviceStates(): Promise<readonly DeviceState[]> {
+    return [{ ...GUEST_STATE, bytes: await this.#socket.save() }];
+  }
+
+  /** What the guest finds when it compares every page with its own books. */
+  check(): Promise<GuestVerdict> {
+    return this.#socket.check();
+  }
+
+  close(): void {
+    this.#socket.close();
+  }
+}
