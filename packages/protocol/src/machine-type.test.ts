@@ -1,0 +1,26 @@
+import assert from "node:assert/strict";
+import { machineTypeVersion, takesZeroPagesInPackets, usesPerRoundSync } from "./machine-type.js";
+
+describe("machine type", () => {
+  for (const [machineType, perRoundSync, zeroPagesInPackets] of [
+    ["pc-i440fx-2.12", false, false],
+    ["pc-q35-7.2", false, false],
+    ["virt-8.0", false, false],
+    ["pc-q35-8.1", true, false],
+    ["pc-q35-8.2", true, false],
+    ["pc-i440fx-9.0", true, true],
+    ["pc-q35-10.0", true, true],
+    ["virt-11.1", true, true],
+    ["pc", true, true],
+    ["microvm", true, true],
+  ] as const)
+    it(`${machineType} syncs per ${perRoundSync ? "round" : "section"}, zero pages ${zeroPagesInPackets ? "" : "not "}in packets`, () => {
+      assert.equal(usesPerRoundSync(machineType), perRoundSync);
+      assert.equal(takesZeroPagesInPackets(machineType), zeroPagesInPackets);
+    });
+
+  it("tells its version only if the name ends in one", () => {
+    assert.deepEqual(machineTypeVersion("pc-i440fx-2.12"), { major: 2, minor: 12 });
+    assert.equal(machineTypeVersion("pc-q35-rhel9.4.0"), null);
+  });
+});
