@@ -53,9 +53,8 @@ const WAKE_UP_MS = 200;
  * @throws {MigrationError} what ended it; the guest has been abandoned then, and the source told, if it still listened.
  */
 export async function runDestination(job: DestinationJob): Promise<MigrationResult> {
-  const migration = new DestinationMigration(job);
   try {
-    const result = await migration.run();
+    const result = await new DestinationMigration(job).run();
     job.onEvent(result);
     return result;
   } catch (error) {
@@ -84,6 +83,8 @@ class DestinationMigration {
   /** Device states are loaded one after the other, in the order of arrival. */
   #loading: Promise<void> = Promise.resolve();
   #waitingFor = "waiting for the main channel";
+  /** The point of no return: neither cancelled nor timed out behind it. */
+  #committing = false;
 
   constructor(job: DestinationJob) {
     this.#job = job;
@@ -97,7 +98,7 @@ class DestinationMigration {
 
   async run(): Promise<MigrationResult> {
     const { guest, peer, signal, stallTimeoutMs, onEvent } = this.#job;
-    this.#failure.watch(signal);
+    this.#failure.watch(signal, () => this.#committing);
     let stall: StallWatch | null = null;
     try {
       this.#channels = await this.#failure.race(peer.accept(this.#abort.signal));
@@ -111,9 +112,11 @@ class DestinationMigration {
         (error) => this.#failure.fail(error),
       );
       await this.#follow();
-      await this.#failure.race(this.#takeOver());
-      const acknowledged = await peer.acknowledge();
-      return this.#result(acknowledged);
+      await this.#everythingIn();
+      stall.stop();
+      this.#committing = true;
+      await guest.commit();
+      return this.#result(await this.#acknowledge());
     } catch (error) {
       this.#failure.fail(error); // if nothing failed before, this did
       await peer.refuse();
@@ -215,17 +218,25 @@ class DestinationMigration {
     this.#barrier.release(sync);
   }
 
-  /** Everything has been said: sees that everything is in, then takes the guest. */
-  async #takeOver(): Promise<void> {
+  /** Everything has been said: sees that everything is in. */
+  async #everythingIn(): Promise<void> {
     this.#barrier.releaseForGood();
     for (;;) {
       const bell = this.#barrier.bell;
       this.#failure.check();
-      if (this.#deviceStates === this.#barrier.deviceStates) break;
+      if (this.#deviceStates === this.#barrier.deviceStates) return;
       await this.#barrier.waitForBell(bell, WAKE_UP_MS);
     }
-    await this.#job.guest.commit();
-    this.#failure.check();
+  }
+
+  /** The guest is ours from `commit` on. If the source cannot be told any more, it reports that; nothing is undone here. */
+  async #acknowledge(): Promise<boolean> {
+    try {
+      return await this.#job.peer.acknowledge();
+    } catch (error) {
+      if (error instanceof ChannelError) return false;
+      throw error;
+    }
   }
 
   async #close(): Promise<void> {

@@ -52,9 +52,11 @@ export class FirstFailure {
     });
   }
 
-  /** Fails when `signal` is aborted. */
-  watch(signal: AbortSignal | undefined): void {
-    const cancel = () => this.fail(new ChannelError("CANCELLED", "the migration was cancelled on this side"));
+  /** Fails when `signal` is aborted, unless it is too late to turn back by then. */
+  watch(signal: AbortSignal | undefined, tooLate: () => boolean): void {
+    const cancel = () => {
+      if (!tooLate()) this.fail(new ChannelError("CANCELLED", "the migration was cancelled on this side"));
+    };
     if (signal?.aborted) cancel();
     else signal?.addEventListener("abort", cancel, { once: true });
   }

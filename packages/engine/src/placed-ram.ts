@@ -9,7 +9,6 @@
  * the coordinator, for pages that came on the main channel.
  */
 import type { ReceiveBlock } from "@multifd/dataplane";
-import { DirtyBitmap } from "@multifd/memory";
 import { clearPages, type Mapping, mapFile, PacketBlock, placePages, reserveFile, unmap } from "@multifd/native";
 import { packetPagesMax } from "@multifd/protocol";
 import type { RamPlacement } from "./guest.js";
@@ -39,10 +38,8 @@ export class PlacedRam {
       this.#mappings.push(mapping);
       address = BigInt(mapping.address);
     }
-    const bits = new DirtyBitmap(block.pageCount);
-    if (!startsZeroed) bits.fill();
-    const written = new SharedArrayBuffer(bits.bytes.length);
-    new Uint8Array(written).set(bits.bytes);
+    const written = new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4);
+    if (!startsZeroed) new Uint8Array(written).fill(0xff);
     const file = through === "file" ? descriptor : -1;
     return { name: block.name, lengthBytes: block.lengthBytes, address, file, written };
   }

@@ -14,7 +14,8 @@
  *      └ the guest never noticed
  *
  * `handed-over` begins when the last byte has left: from then on the destination
- * may be running the guest, so a lost acknowledgement is reported, not guessed at.
+ * may be running the guest, so a lost acknowledgement is reported, not guessed at,
+ * and a cancellation comes too late.
  *
  * Runs on the coordinator thread; owns the channels, the threads and the mappings.
  */
@@ -82,9 +83,8 @@ type Phase = "running" | "paused" | "handed-over" | "acknowledged";
  *   running at the destination; after any other failure it runs here as before.
  */
 export async function runSource(job: SourceJob): Promise<MigrationResult> {
-  const migration = new SourceMigration(job);
   try {
-    const result = await migration.run();
+    const result = await new SourceMigration(job).run();
     job.onEvent(result);
     return result;
   } catch (error) {
@@ -138,7 +138,7 @@ class SourceMigration {
 
   async run(): Promise<MigrationResult> {
     const { peer, stallTimeoutMs, signal } = this.#job;
-    this.#failure.watch(signal);
+    this.#failure.watch(signal, () => this.#phase === "handed-over");
     const stall = new StallWatch(
       stallTimeoutMs,
       () => this.#totals().wireBytes,
