@@ -197,7 +197,15 @@ async function* decodeRamSection(
 
 /** Names what came out of turn. */
 async function refusedSection(reader: StreamReader, type: number): Promise<Error> {
-  if (type === SECTION_START) return refusedIterable(reader, (await decodeSectionHeader(reader)).name);
+  if (type === SECTION_START) {
+    const { name } = await decodeSectionHeader(reader);
+    if (name !== RAM_SECTION) return refusedIterable(reader, name);
+    return reader.refused(
+      "STREAM_SECTION",
+      "section header",
+      'section "ram" starts a second time; the stream is damaged',
+    );
+  }
   if (type === SECTION_FULL) {
     const { name } = await decodeSectionHeader(reader);
     const message = `the section ${JSON.stringify(name)} came before the end of RAM, where its length cannot be told; set x-early-migration to off for virtio-mem on the source`;
