@@ -106,11 +106,10 @@ int64_t mfd_track_probe(int32_t *step) {
   const int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (pagemap < 0)
     return -errno;
-  // An empty range is enough: a kernel without the call answers ENOTTY.
-  const uint64_t page = (uint64_t)(uintptr_t)&step & ~UINT64_C(4095);
+  // An empty range is enough, and 0 starts a page of any size: a kernel without the call answers ENOTTY.
   struct scan scan = {.size = sizeof scan,
-                      .start = page,
-                      .end = page,
+                      .start = 0,
+                      .end = 0,
                       .category_mask = CATEGORY_WRITTEN,
                       .return_mask = CATEGORY_WRITTEN};
   const int64_t result = ioctl(pagemap, SCAN_IOCTL, &scan) < 0 ? -errno : 0;

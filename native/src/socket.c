@@ -20,7 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A few packets in flight; larger than this was not faster, and it is kernel memory per channel. */
+/* Two packets, so that a sender seldom sleeps while its receiver places one. CPU per byte is the same from
+ * 208 KiB to 2 MiB. */
 #define UNIX_SEND_BUFFER_BYTES (1 << 20)
 
 union address {

@@ -12,6 +12,8 @@ const waitMax = 1024;
 /**
  * Waits, off the calling thread, until a descriptor is readable, has ended, or `timeoutMs` passed (-1: for ever).
  *
+ * Each wait holds one of libuv's four pool threads, which files and name look-ups need too: bound it, and repeat.
+ *
  * @param fds  At most 1024.
  * @returns Which of them are, in the same order; none after a time-out.
  */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
 import { receiveInThread } from "./fixture.js";
 import { peekBytes, pollReadable, receiveBytes, sendBytes, setSocketTimeout } from "./socket-streams.js";
@@ -32,7 +32,9 @@ function withPort(address: SocketAddress, port: number): SocketAddress {
 
 describe("sockets", () => {
   for (const [name, address] of addresses) {
-    it(`connect, carry bytes both ways and end over ${name}`, async () => {
+    it(`connect, carry bytes both ways and end over ${name}`, async function () {
+      const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some((one) => one.address === "::1"));
+      if (address.family === 6 && !hasIpv6) this.skip();
       const listener = listenSocket(address, 4);
       assert.equal(acceptSocket(listener), null);
       const ours = await connectSocket(withPort(address, localPort(listener)), 5000);
