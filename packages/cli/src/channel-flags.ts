@@ -48,7 +48,10 @@ export function addChannelFlags(command: Command): Command {
         .default("none"),
     )
     .addOption(
-      new Option("--uuid <uuid>", "the VM's UUID, checked on every channel (default: all zeros)").argParser(uuid),
+      new Option(
+        "--uuid <uuid>",
+        "the VM's, borne by every channel (default: zeros when sending, any when receiving)",
+      ).argParser(uuid),
     )
     .addOption(
       new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")

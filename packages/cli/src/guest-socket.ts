@@ -3,8 +3,8 @@
  *
  * One line asks, one JSON line answers; `describe` comes first and carries the
  * descriptors of the guest's RAM, in block order. That message is received by a
- * blocking call with a timeout, everything after it through Node's event loop,
- * so that a slow answer never holds up the coordinator.
+ * native call once it is there, everything after it through Node's event loop: a
+ * slow answer never holds up the coordinator.
  *
  * Owns the connection and the descriptors, both until `close`. The connection's
  * end changes nothing at the guest: a paused guest stays paused.
@@ -12,8 +12,8 @@
  */
 import { Socket } from "node:net";
 import { type Address, Channel, formatAddress } from "@multifd/channel";
-import { closeDescriptor, receiveDescriptors, sendBytes, setSocketTimeout } from "@multifd/native";
-import { ChannelError, ConfigError, ProtocolError, placeError, SystemError } from "@multifd/protocol";
+import { closeDescriptor, pollReadable, receiveDescriptors, sendBytes } from "@multifd/native";
+import { ChannelError, ConfigError, ProtocolError, SystemError } from "@multifd/protocol";
 import { type GuestAnswer, type GuestDescription, parseDescription } from "./guest-description.js";
 
 const DESCRIPTORS_MAX = 64;
@@ -76,22 +76,22 @@ export class GuestSocket {
   /**
    * Connects and asks the guest what it is.
    *
-   * @throws {ChannelError} CONNECT_FAILED, CHANNEL_TIMEOUT while another program holds the guest's one connection.
+   * @throws {ChannelError} GUEST_GONE; GUEST_TIMEOUT while another program holds the guest's one connection.
    * @throws {ProtocolError} GUEST_ANSWER, where this is no guest.
    */
   static async connect(address: Address): Promise<GuestSocket> {
     const place = `guest ${formatAddress(address)}`;
     if (address.kind !== "unix")
       throw new ConfigError("ADDRESS", `${place}: a guest is reached through unix:PATH only`);
-    const channel = await Channel.connect(address, CONNECT_MS);
+    const channel = await connect(address, place);
     const descriptors: number[] = [];
     try {
-      const description = describe(channel.descriptor, place, descriptors);
+      const description = await describe(channel.descriptor, place, descriptors);
       return new GuestSocket(place, channel.release(), description, descriptors);
     } catch (error) {
       for (const descriptor of descriptors) closeDescriptor(descriptor);
       channel.close();
-      throw placeError(error, place);
+      throw error;
     }
   }
 
@@ -217,14 +217,27 @@ export class GuestSocket {
   }
 }
 
+async function connect(address: Address, place: string): Promise<Channel> {
+  try {
+    return await Channel.connect(address, CONNECT_MS);
+  } catch (cause) {
+    throw new ChannelError("GUEST_GONE", `${place}: nobody listens on its control socket; is the guest running?`, {
+      cause,
+    });
+  }
+}
+
 /** Asks `describe` on the raw descriptor, where descriptors can be received; puts them into `descriptors`. */
-function describe(descriptor: number, place: string, descriptors: number[]): GuestDescription {
-  setSocketTimeout(descriptor, CONNECT_MS);
+async function describe(descriptor: number, place: string, descriptors: number[]): Promise<GuestDescription> {
   sendBytes(descriptor, Buffer.from("describe\n"));
+  const [isReadable] = await pollReadable([descriptor], ANSWER_MS);
+  if (!isReadable) {
+    const text = `${place}: no answer within ${ANSWER_MS} ms; it serves one connection at a time, is another one open?`;
+    throw new ChannelError("GUEST_TIMEOUT", text);
+  }
   const line = Buffer.alloc(ANSWER_BYTES_MAX);
   const received = receiveDescriptors(descriptor, line, DESCRIPTORS_MAX);
   descriptors.push(...received.descriptors);
-  setSocketTimeout(descriptor, 0);
   const answer = parseAnswer(line.subarray(0, received.bytes), `${place}, describe`);
   const description = parseDescription(answer, place);
   if (description.blocks.length !== descriptors.length) {

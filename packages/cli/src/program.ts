@@ -1,8 +1,8 @@
 /**
  * Program: all commands under one name, and their exit codes.
  *
- * 0 done, 1 failed, 2 usage. Commander reports usage errors itself, one line and
- * where to read more; here they only become an exit code. Nothing below ends the
+ * 0 done, 1 failed, 2 usage. Commander reports usage errors itself, in one line;
+ * here they only become an exit code. Nothing below ends the
  * process: whoever calls sets the code and lets the event loop run dry, because
  * workers must have returned from the C library before the process goes.
  */
@@ -46,7 +46,6 @@ function buildProgram(context: CommandContext): Command {
       outputError: (text, write) => write(text),
     })
     .configureHelp({ showGlobalOptions: false })
-    .showHelpAfterError("(multifd --help lists the commands, multifd COMMAND --help their flags)")
     .exitOverride();
   addDemoCommand(program, context);
   addReceiveCommand(program, context);

@@ -16,18 +16,18 @@ import { join } from "node:path";
 import type { Address } from "@multifd/channel";
 import { runSource } from "@multifd/engine";
 import { QemuSourcePeer } from "@multifd/peer-qemu";
-import { ChannelError, type Compression, MigrationError, SystemError } from "@multifd/protocol";
+import { ChannelError, type Compression, ConfigError, MigrationError, SystemError } from "@multifd/protocol";
 import { type Command, Option } from "commander";
 import { addDowntimeLimit, addSpeedFlags, CONNECT_TIMEOUT_MS, checkLevel, type SpeedFlags } from "../channel-flags.js";
 import { GuestProcess } from "../demo/guest-process.js";
 import { ReceiverProcess } from "../demo/receiver-process.js";
-import { type DemoResult, describeDemo } from "../demo/summary.js";
+import { crossedBytes, type DemoResult, describeDemo } from "../demo/summary.js";
 import { verifyMigration } from "../demo/verify.js";
 import type { OutputFlags } from "../event-output.js";
 import { LiveGuest } from "../live-guest.js";
 import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-command.js";
 import { byteSize, compression, wholeNumber } from "../option-values.js";
-import { ratePerSecond } from "../progress-line.js";
+import { formatBytes } from "../quantities.js";
 import type { CommandContext } from "../terminal.js";
 
 type DemoFlags = SpeedFlags &
@@ -59,8 +59,8 @@ export function addDemoCommand(program: Command, context: CommandContext): void 
     .command("demo")
     .summary("migrate a live guest between two processes of this machine, and verify it")
     .description(
-      "Starts a guest process that keeps dirtying its RAM, migrates it live into another process over real channels,\n" +
-        "compares every byte, and lets the guest check itself while it runs on.",
+      "Starts a guest process that keeps dirtying its RAM, migrates it live into another process over real " +
+        "channels, compares every byte, and lets the guest check itself while it runs on.",
     )
     .addOption(
       new Option("--ram-bytes <bytes>", "guest RAM").argParser(byteSize(RAM_MIN, RAM_MAX)).default(2 ** 30, "1G"),
@@ -96,6 +96,7 @@ export function addDemoCommand(program: Command, context: CommandContext): void 
 }
 
 async function demonstrate(flags: DemoFlags, watch: MigrationWatch): Promise<DemoResult> {
+  checkMemory(flags.ramBytes);
   const directory = mkdtempSync(join(tmpdir(), "multifd-demo-"));
   const started: { end(): Promise<void> }[] = [];
   const keep = async <Process extends { end(): Promise<void> }>(starting: Promise<Process>): Promise<Process> => {
@@ -130,6 +131,16 @@ async function demonstrate(flags: DemoFlags, watch: MigrationWatch): Promise<Dem
   }
 }
 
+/** RAM stands here twice; a guest that the kernel kills for it would be no demonstration. */
+function checkMemory(ramBytes: number): void {
+  const available = process.availableMemory();
+  if (2 * ramBytes <= available) return;
+  throw new ConfigError(
+    "DEMO_MEMORY",
+    `the demo needs ${formatBytes(2 * ramBytes)} for two guests of ${formatBytes(ramBytes)}, ${formatBytes(available)} are available; choose a smaller --ram-bytes`,
+  );
+}
+
 type Stage = { readonly guest: GuestProcess; readonly incoming: GuestProcess; readonly receiver: ReceiverProcess };
 
 async function moveAndVerify(flags: DemoFlags, watch: MigrationWatch, stage: Stage): Promise<DemoResult> {
@@ -141,7 +152,7 @@ async function moveAndVerify(flags: DemoFlags, watch: MigrationWatch, stage: Sta
     return {
       ...sent,
       downtimeMs: received.downtimeMs,
-      bytesPerSecond: Math.round(ratePerSecond(sent)),
+      bytesPerSecond: Math.round((crossedBytes(sent, sent.ramBytes / pages) * 1000) / sent.totalMs),
       destinationCpuSeconds: received.cpuSeconds,
       verifiedPages: pages,
     };

@@ -14,6 +14,7 @@ import {
   type MainEvent,
   MigrationError,
   parseVmDescription,
+  placeError,
   SystemError,
   walkDeviceSections,
 } from "@multifd/protocol";
@@ -80,8 +81,9 @@ export async function inspectFile(path: string): Promise<Inspection> {
   try {
     for await (const event of decodeMainStream(new ChunkSource(createReadStream(path)))) note(inspection, event);
   } catch (cause) {
+    if (cause instanceof MigrationError) throw placeError(cause, path);
     const { code, message } = cause as NodeJS.ErrnoException;
-    if (cause instanceof MigrationError || code === undefined) throw cause;
+    if (code === undefined) throw cause;
     throw new SystemError(`SYSTEM_${code}`, `${path}: ${message}`, { cause });
   }
   return inspection;

@@ -42,8 +42,8 @@ export function addMigrateCommand(program: Command, context: CommandContext): vo
     .command("migrate")
     .summary("migrate a running guest, live, through its control socket")
     .description(
-      "Migrates a running guest to a multifd destination. The guest hands over its RAM and registers it for write\n" +
-        "tracking; whatever fails, it goes on here.",
+      "Migrates a running guest to a multifd destination. The guest hands over its RAM and registers it for " +
+        "write tracking; whatever fails, it goes on here.",
     )
     .addOption(
       new Option("--guest <address>", "the guest's control socket, unix:PATH")

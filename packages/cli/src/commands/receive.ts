@@ -39,8 +39,8 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
     .command("receive")
     .summary("take one migration in, into files or into a waiting guest")
     .description(
-      "Takes one migration in, from QEMU or multifd: into RAM files that a VM can map and a device part, or into a\n" +
-        "guest process that waits for it.",
+      "Takes one migration in, from QEMU or multifd: into RAM files that a VM can map and a device part, or into " +
+        "a guest process that waits for it.",
     )
     .addOption(
       new Option(

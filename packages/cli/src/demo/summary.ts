@@ -1,25 +1,26 @@
 /** The demo's summary, for people: what moved, how fast, and what the guest noticed. */
 import type { MigrationResult } from "@multifd/engine";
-import { ratePerSecond } from "../progress-line.js";
 import { formatBytes, formatMs, formatRate } from "../quantities.js";
 
 export type DemoResult = MigrationResult & {
-  /** Guest RAM per second. */
+  /** Guest RAM per second, pages counted each time they crossed. */
   readonly bytesPerSecond: number;
   readonly destinationCpuSeconds: number;
   /** Compared byte for byte at both ends. */
   readonly verifiedPages: number;
 };
 
+/** Guest RAM that the pages sent stand for. */
+export function crossedBytes(result: MigrationResult, pageBytes: number): number {
+  return (result.normalPages + result.zeroPages) * pageBytes;
+}
+
 export function describeDemo(result: DemoResult, rate: number): string {
-  const pagesMoved = result.normalPages + result.zeroPages;
-  const pageBytes = result.ramBytes / result.verifiedPages;
-  const ratio = (100 * result.wireBytes) / (pagesMoved * pageBytes);
+  const crossed = crossedBytes(result, result.ramBytes / result.verifiedPages);
+  const ratio = (100 * result.wireBytes) / crossed;
   const rows = [
-    [
-      "moved",
-      `${formatBytes(result.ramBytes)} of RAM in ${formatMs(result.totalMs)}: ${formatRate(ratePerSecond(result))}`,
-    ],
+    ["moved", `${formatBytes(result.ramBytes)} of RAM in ${formatMs(result.totalMs)}`],
+    ["speed", `${formatRate(result.bytesPerSecond)}; ${formatBytes(crossed)} with what was sent again`],
     ["rounds", `${result.rounds}, while the guest dirtied ${rate === 0 ? "nothing" : formatRate(rate)}`],
     ["pages", `${result.normalPages} normal, ${result.zeroPages} zero`],
     ["wire", `${formatBytes(result.wireBytes)}, ${ratio.toFixed(0)} % of the pages it stands for`],
