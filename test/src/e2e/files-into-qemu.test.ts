@@ -50,7 +50,8 @@ describe("a guest kept in files, sent on to QEMU 11.1", () => {
       const ram = { "pc.ram": path("kept") };
       const listen = `unix:${path("in")}`;
       const receiver = await startReceiver({ listen, channels: 2, compression, ram, devices: path("devices") });
-      await first.setMigration({ channels: 2, compression });
+      // The guest dirties its RAM faster than QEMU compresses with zlib: without patience it would never stop.
+      await first.setMigration({ channels: 2, compression, downtimeLimitMs: 10_000 });
       await first.migrateTo(formatAddress(receiver.address));
       await receiver.result;
       const left = checkBootGuest(path("kept"), sixteenMegabytes);
