@@ -4,7 +4,7 @@
  * A token bucket that holds back packets, not bytes: the coordinator asks before
  * it publishes. A published packet counts in full until the channels have written
  * it; then what it really took counts. So compression is credited, and a burst
- * is bounded by the bucket. Off while the guest is paused: those bytes are downtime.
+ * is bounded by the bucket. Not asked once a live guest is paused: those bytes are downtime.
  *
  * Pure: the caller brings the clock.
  */

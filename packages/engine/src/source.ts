@@ -61,7 +61,7 @@ export type SourceJob = {
   /** What follows RAM on the main channel; null moves RAM and device-state packets only. */
   readonly devices: DevicePart | null;
   readonly downtimeLimitMs: number;
-  /** Bytes per second on the channels while the guest runs; 0 for no limit. */
+  /** Bytes per second on the channels, until a live guest is paused; 0 for no limit. */
   readonly maxBandwidth: number;
   /** Rounds while the guest runs. */
   readonly roundsMax: number;
@@ -283,7 +283,8 @@ class SourceMigration {
       onEvent({ event: "round", round: this.#rounds, dirtyPages, dirtyBytes: dirtyPages * this.#pageBytes });
       this.#meter.round(dirtyPages);
     }
-    const paced = phase === "iterate";
+    // The last round of a live guest is its downtime: that goes as fast as it can.
+    const paced = phase === "iterate" || this.#job.guest.tracker === null;
     await this.#publisher.sendRound(dirty, states, () => (paced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY));
     await this.#failure.race(peer.closeRound(phase));
   }
