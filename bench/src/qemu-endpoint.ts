@@ -1,0 +1,91 @@
+/**
+ * QEMU as an endpoint: a paused guest whose RAM is a shared file, driven over QMP.
+ *
+ * The wall time is QEMU's own total-time, from the command to the end of the
+ * migration at the source; its wire bytes are what it says it transferred.
+ */
+import { type MigrationOutcome, QemuProcess, type QemuVersion } from "@multifd/test/peers";
+import {
+  COMPLETION_TIMEOUT_MS,
+  type DestinationProgram,
+  type Job,
+  listenAddress,
+  RAM_BLOCK,
+  type SourceProgram,
+} from "./endpoint.js";
+import { ProcessMeter } from "./process-meter.js";
+
+/** QEMU's default for both methods, and ours. */
+const LEVEL = 1;
+
+export function qemuDestination(version: QemuVersion): DestinationProgram {
+  return async (job) => {
+    const vm = await startVm(version, job, job.receivedPath, "defer");
+    try {
+      await vm.listen(listenAddress(job));
+      const address = job.transport === "unix" ? listenAddress(job) : await chosenAddress(vm);
+      const meter = new ProcessMeter(vm.pid);
+      return {
+        address,
+        completed: async () => {
+          expectCompleted(await vm.waitMigration(COMPLETION_TIMEOUT_MS), `QEMU ${version} as destination`);
+          const usage = meter.stop();
+          await vm.stop();
+          return usage;
+        },
+        stop: async () => {
+          meter.cancel();
+          await vm.stop();
+        },
+      };
+    } catch (error) {
+      await vm.stop();
+      throw error;
+    }
+  };
+}
+
+export function qemuSource(version: QemuVersion): SourceProgram {
+  return async (job, address) => {
+    const vm = await startVm(version, job, job.imagePath, null);
+    const meter = new ProcessMeter(vm.pid);
+    try {
+      await vm.migrateTo(address);
+      const outcome = await vm.waitMigration(COMPLETION_TIMEOUT_MS);
+      const usage = meter.stop();
+      expectCompleted(outcome, `QEMU ${version} as source`);
+      const { "total-time": wallMs, ram } = outcome.info as { "total-time": number; ram: { transferred: number } };
+      return { ...usage, wallMs, wireBytes: ram.transferred };
+    } finally {
+      meter.cancel();
+      await vm.stop();
+    }
+  };
+}
+
+async function startVm(version: QemuVersion, job: Job, path: string, incoming: string | null): Promise<QemuProcess> {
+  const memory = [{ id: RAM_BLOCK, path, bytes: job.ramBytes }];
+  const vm = await QemuProcess.start({ version, memory, paused: true, ...(incoming !== null && { incoming }) });
+  try {
+    await vm.setMigration({ channels: job.channels, compression: job.method, level: LEVEL });
+    return vm;
+  } catch (error) {
+    await vm.stop();
+    throw error;
+  }
+}
+
+/** Where QEMU listens when it was told to pick the port. Source: QEMU 11.1, qapi/migration.json, MigrationInfo. */
+async function chosenAddress(vm: QemuProcess): Promise<string> {
+  const answer = (await vm.execute("query-migrate")) as {
+    "socket-address"?: readonly { readonly host: string; readonly port: string }[];
+  };
+  const [first] = answer["socket-address"] ?? [];
+  if (!first) throw new Error(`QEMU ${vm.version} does not say where it listens: ${JSON.stringify(answer)}`);
+  return `tcp:${first.host}:${first.port}`;
+}
+
+function expectCompleted(outcome: MigrationOutcome, who: string): void {
+  if (outcome.status === "completed") return;
+  throw new Error(`${who}: the migration ${outcome.status}: ${outcome.error ?? "no reason given"}`);
+}

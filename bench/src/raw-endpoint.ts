@@ -1,0 +1,20 @@
+/**
+ * The raw ceiling as an endpoint: `raw-ceiling.c`, which moves the pages and does nothing else.
+ */
+import { fileURLToPath } from "node:url";
+import { type DestinationProgram, listenAddress, type SourceProgram } from "./endpoint.js";
+import { runSource, startDestination } from "./event-endpoint.js";
+
+const COMMAND = fileURLToPath(new URL("../build/raw-ceiling", import.meta.url));
+
+/** @param through  Straight into a mapping of the file, or by pwrite into the file. */
+export function rawDestination(through: "mapping" | "file"): DestinationProgram {
+  return (job) =>
+    startDestination("raw-ceiling receive", COMMAND, [
+      ...["receive", listenAddress(job), `${job.channels}`],
+      ...[job.receivedPath, `${job.ramBytes}`, through],
+    ]);
+}
+
+export const rawSource: SourceProgram = (job, address) =>
+  runSource("raw-ceiling send", COMMAND, ["send", address, `${job.channels}`, job.imagePath]);
