@@ -24,6 +24,7 @@ const ANSWER_MS = 10_000;
 /** A check reads all RAM. */
 const CHECK_MS = 600_000;
 const STATE_BYTES_MAX = 2 ** 20;
+const NOTHING = new Uint8Array(0);
 
 export type GuestVerdict = {
   readonly pages: number;
@@ -127,7 +128,7 @@ export class GuestSocket {
 
   /** Compares every page with what the guest knows it wrote. */
   async check(): Promise<GuestVerdict> {
-    const answer = await this.#ask("check", null, CHECK_MS);
+    const answer = await this.#ask("check", NOTHING, CHECK_MS);
     const number = (name: keyof GuestAnswer) => this.#number(answer, name);
     return {
       pages: number("pages"),
@@ -157,10 +158,10 @@ export class GuestSocket {
     for (const descriptor of this.descriptors) closeDescriptor(descriptor);
   }
 
-  async #ask(command: string, payload: Uint8Array | null = null, timeoutMs = ANSWER_MS): Promise<GuestAnswer> {
+  async #ask(command: string, payload: Uint8Array = NOTHING, timeoutMs = ANSWER_MS): Promise<GuestAnswer> {
     if (this.#failure) throw this.#failure;
-    this.#socket.write(`${command}\n`);
-    if (payload) this.#socket.write(payload);
+    // In one piece: a guest that refuses the command closes, and a second write could lose its reason.
+    this.#socket.write(Buffer.concat([Buffer.from(`${command}\n`), payload]));
     const line = await this.#receive(findLine, timeoutMs);
     return parseAnswer(line, `${this.#place}, ${command.split(" ")[0]}`);
   }

@@ -70,6 +70,11 @@ export class LiveGuest implements SourceGuest {
     return this.#socket.check();
   }
 
+  /** Bytes of RAM that it dirties per second from now on. */
+  setRate(bytesPerSecond: number): Promise<void> {
+    return this.#socket.setRate(bytesPerSecond);
+  }
+
   close(): void {
     this.#socket.close();
   }

@@ -46,6 +46,7 @@ function buildProgram(context: CommandContext): Command {
       outputError: (text, write) => write(text),
     })
     .configureHelp({ showGlobalOptions: false })
+    .showSuggestionAfterError(false) // one line is enough
     .exitOverride();
   addDemoCommand(program, context);
   addReceiveCommand(program, context);
