@@ -28,13 +28,7 @@ export class Channel {
       return new Channel(await connectSocket(socketAddress, timeoutMs));
     } catch (error) {
       if (error instanceof ChannelError) {
-        throw new ChannelError(
-          "CONNECT_FAILED",
-          `${formatAddress(address)}: ${error.message}; is the destination listening?`,
-          {
-            cause: error,
-          },
-        );
+        throw new ChannelError("CONNECT_FAILED", `${formatAddress(address)}: ${error.message}`, { cause: error });
       }
       throw placeError(error, formatAddress(address));
     }
