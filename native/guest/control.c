@@ -6,7 +6,7 @@
  * for only whoever migrates it knows whether it may run. What the peer sends is
  * checked like any stream: a line's length, a number's range, a state's check word.
  *
- *   describe  pause  resume  save  load N  run  check  rate N  quit
+ *   describe  pause  resume  save  load N  run  status  check  rate N  quit
  *
  * `describe` is answered in one message that carries the RAM's descriptor.
  */
@@ -25,14 +25,6 @@
 #define INPUT_MAX 4096u
 #define ANSWER_MAX 1024u
 #define SEND_TIMEOUT_S 5
-#define STATE_MAGIC 0x6d66646775657374u /* "mfdguest" */
-#define STATE_VERSION 1u
-
-/* The guest's device state, as `save` writes it and `load` takes it. */
-struct saved_state {
-  uint64_t magic, version, ram_bytes, working_pages, seed, rate, sweep, next, written, paused_at, check;
-};
-_Static_assert(sizeof(struct saved_state) == 88, "the saved state is eleven words");
 
 enum after { KEEP, DROP, QUIT };
 
@@ -123,61 +115,24 @@ static enum after resume_guest(struct guest *guest, int socket) {
   return answer(socket, "{\"ok\":true}");
 }
 
-static uint64_t state_check(const struct saved_state *state) {
-  const uint64_t *words = (const uint64_t *)state;
-  uint64_t check = STATE_MAGIC;
-  for (size_t i = 0; i < sizeof *state / 8 - 1; i++)
-    check = guest_mix(check ^ words[i]);
-  return check;
-}
-
 static enum after save_state(struct guest *guest, int socket) {
   if (!guest->loaded)
     return refuse(socket, "there is no guest in this RAM yet");
-  struct saved_state state = {.magic = STATE_MAGIC, .version = STATE_VERSION};
-  vcpu_hold(&guest->vcpu);
-  bool running = guest->vcpu.running;
-  state.ram_bytes = guest->ram.length;
-  state.working_pages = guest->ram.working_pages;
-  state.seed = guest->ram.seed;
-  state.rate = guest->vcpu.rate;
-  state.sweep = guest->vcpu.sweep;
-  state.next = guest->vcpu.next;
-  state.written = guest->vcpu.written;
-  state.paused_at = guest->vcpu.paused_at;
-  vcpu_release(&guest->vcpu);
-  if (running)
+  struct saved_state state;
+  if (!guest_save(guest, &state))
     return refuse(socket, "still running: pause first");
-  state.check = state_check(&state);
   if (answer(socket, "{\"ok\":true,\"bytes\":%zu}", sizeof state) != KEEP)
     return DROP;
   return send_all(socket, &state, sizeof state);
 }
 
 static enum after load_state(struct guest *guest, int socket, const uint8_t *bytes) {
-  struct saved_state state;
-  memcpy(&state, bytes, sizeof state);
   if (!guest->incoming || guest->ran)
     return refuse(socket, "a guest runs here already");
-  if (state.magic != STATE_MAGIC || state.check != state_check(&state))
-    return refuse(socket, "not a guest's state");
-  if (state.version != STATE_VERSION)
-    return refuse(socket, "a state of another version");
-  if (state.ram_bytes != guest->ram.length)
-    return refuse(socket, "the state belongs to another size of RAM");
-  if (state.sweep == 0 || state.next >= state.working_pages || state.rate > GUEST_RATE_MAX)
-    return refuse(socket, "the state contradicts itself");
-  if (!guest_ram_layout(&guest->ram, state.working_pages, state.seed))
-    return refuse(socket, "the working set does not fit the RAM");
-  vcpu_hold(&guest->vcpu);
-  guest->vcpu.rate = state.rate;
-  guest->vcpu.sweep = state.sweep;
-  guest->vcpu.next = state.next;
-  guest->vcpu.written = state.written;
-  guest->vcpu.paused_at = state.paused_at;
-  guest->loaded = true;
-  vcpu_release(&guest->vcpu);
-  return answer(socket, "{\"ok\":true}");
+  struct saved_state state;
+  memcpy(&state, bytes, sizeof state);
+  const char *wrong = guest_load(guest, &state);
+  return wrong == NULL ? answer(socket, "{\"ok\":true}") : refuse(socket, wrong);
 }
 
 static enum after run_guest(struct guest *guest, int socket) {
@@ -220,6 +175,16 @@ static enum after check_guest(struct guest *guest, int socket) {
       (unsigned long long)written, truth(running));
 }
 
+static enum after tell_status(struct guest *guest, int socket) {
+  vcpu_hold(&guest->vcpu);
+  uint64_t sweep = guest->vcpu.sweep, next = guest->vcpu.next, written = guest->vcpu.written;
+  bool running = guest->vcpu.running;
+  vcpu_release(&guest->vcpu);
+  return answer(socket, "{\"ok\":true,\"sweep\":%llu,\"next\":%llu,\"pagesWritten\":%llu,\"running\":%s}",
+                (unsigned long long)sweep, (unsigned long long)next, (unsigned long long)written,
+                truth(running));
+}
+
 static enum after set_rate(struct guest *guest, int socket, uint64_t rate) {
   if (rate > GUEST_RATE_MAX)
     return refuse(socket, "a rate beyond 50 GB/s");
@@ -255,6 +220,8 @@ static enum after obey(struct guest *guest, int socket, const char *line, size_t
     return save_state(guest, socket);
   if (strcmp(line, "run") == 0)
     return run_guest(guest, socket);
+  if (strcmp(line, "status") == 0)
+    return tell_status(guest, socket);
   if (strcmp(line, "check") == 0)
     return check_guest(guest, socket);
   if (takes_number(line, "rate", &number))

@@ -8,6 +8,7 @@
  *
  *   ram.c       what each page holds, and whether it does
  *   vcpu.c      the writing thread, its pace, pause and resume
+ *   state.c     where the vCPU stands, saved and loaded
  *   control.c   the socket: line commands in, JSON lines out
  *   main.c      arguments, memory, lifetime
  */
@@ -92,7 +93,7 @@ void vcpu_pause(struct vcpu *vcpu);
  * none. */
 uint64_t vcpu_first_write(struct vcpu *vcpu);
 
-/* ---- control.c ---- */
+/* ---- state.c ---- */
 
 struct guest {
   struct guest_ram ram;
@@ -104,6 +105,18 @@ struct guest {
   bool tracking;           /* registered for asynchronous write protection */
   char tracking_error[96]; /* why not */
 };
+
+struct saved_state {
+  uint64_t magic, version, ram_bytes, working_pages, seed, rate, sweep, next, written, paused_at, check;
+};
+_Static_assert(sizeof(struct saved_state) == 88, "the saved state is eleven words");
+
+/* Returns false, and no state worth keeping, while the guest runs. */
+bool guest_save(struct guest *guest, struct saved_state *state);
+/* Checks the state and takes it over. Returns what is wrong with it, or NULL. */
+const char *guest_load(struct guest *guest, const struct saved_state *state);
+
+/* ---- control.c ---- */
 
 /* Serves one connection after the other until `quit` or a signal on `signal_fd`. */
 void control_serve(struct guest *guest, int listener, int signal_fd);

@@ -129,7 +129,7 @@ describe("guest process", () => {
       mappings.push(mapping);
       const before = Array.from({ length: PAGES }, (_, index) => page(mapping, index));
       await live.setRate(1e9);
-      while ((await live.check()).pagesWritten < 100);
+      while ((await live.status()).pagesWritten < 100);
       await live.pause();
       live.tracker.harvest(0, dirty);
       const changed = before.flatMap((bytes, index) => (bytes.equals(page(mapping, index)) ? [] : [index]));

@@ -26,13 +26,17 @@ const CHECK_MS = 600_000;
 const STATE_BYTES_MAX = 2 ** 20;
 const NOTHING = new Uint8Array(0);
 
-export type GuestVerdict = {
+export type GuestStatus = {
+  /** Since it first ran, wherever that was. */
+  readonly pagesWritten: number;
+  readonly running: boolean;
+};
+
+export type GuestVerdict = GuestStatus & {
   readonly pages: number;
   readonly stale: number;
   readonly corrupt: number;
   readonly firstBadPage: number | null;
-  readonly pagesWritten: number;
-  readonly running: boolean;
 };
 
 type Waiter = {
@@ -124,6 +128,12 @@ export class GuestSocket {
   /** Lets a loaded guest run. @returns The downtime that it measured, pause to first write. */
   async run(): Promise<{ downtimeMs: number }> {
     return { downtimeMs: this.#number(await this.#ask("run"), "downtimeNs") / 1e6 };
+  }
+
+  /** How far the guest has come; costs it nothing. */
+  async status(): Promise<GuestStatus> {
+    const answer = await this.#ask("status");
+    return { pagesWritten: this.#number(answer, "pagesWritten"), running: answer.running === true };
   }
 
   /** Compares every page with what the guest knows it wrote. */

@@ -10,7 +10,7 @@ import { type DeviceState, type RamSource, type SourceGuest, UserfaultfdTracker 
 import type { DirtyTracker } from "@multifd/memory";
 import { probeTracking } from "@multifd/native";
 import { SystemError } from "@multifd/protocol";
-import { GuestSocket, type GuestVerdict } from "./guest-socket.js";
+import { GuestSocket, type GuestStatus } from "./guest-socket.js";
 import { trackingRemedy } from "./tracking-remedy.js";
 
 /** The device state of a guest process: one, under this name at both ends. */
@@ -65,9 +65,8 @@ export class LiveGuest implements SourceGuest {
     return [{ ...GUEST_STATE, bytes: await this.#socket.save() }];
   }
 
-  /** What the guest finds when it compares every page with its own books. */
-  check(): Promise<GuestVerdict> {
-    return this.#socket.check();
+  status(): Promise<GuestStatus> {
+    return this.#socket.status();
   }
 
   /** Bytes of RAM that it dirties per second from now on. */
