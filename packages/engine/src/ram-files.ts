@@ -28,7 +28,12 @@ export type SavedGuest = {
   readonly kept: readonly KeptBlock[];
 };
 
-type OpenFile = { readonly path: string; readonly descriptor: number; readonly state: "partial" | "in-place" };
+type OpenFile = {
+  readonly path: string;
+  readonly descriptor: number;
+  /** A whole one bears its own name already, while the migration may still fail. */
+  state: "partial" | "whole" | "in-place";
+};
 
 /** Name under which a file is written until it is whole. */
 export function partialPath(path: string): string {
@@ -110,8 +115,10 @@ export class RamFiles implements DestinationGuest {
         });
       }),
     );
-    for (const { path, state } of this.#files) {
-      if (state === "partial") withSystemError(path, () => renameSync(partialPath(path), path));
+    for (const file of this.#files) {
+      if (file.state !== "partial") continue;
+      withSystemError(file.path, () => renameSync(partialPath(file.path), file.path));
+      file.state = "whole";
     }
     if (this.#save !== null && this.#devices !== null) {
       await this.#save({ devices: this.#devices, blocks: this.#blocks, kept: this.#kept });
@@ -121,8 +128,8 @@ export class RamFiles implements DestinationGuest {
 
   async abandon(): Promise<void> {
     for (const { path, descriptor, state } of this.#files) {
-      if (state === "partial") {
-        rmSync(partialPath(path), { force: true });
+      if (state !== "in-place") {
+        rmSync(state === "whole" ? path : partialPath(path), { force: true });
         continue;
       }
       if (!this.#placed) continue; // refused before a page came: what the file holds is somebody's
