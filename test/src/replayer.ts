@@ -17,7 +17,7 @@ import { parseAddress, type Recording } from "./recorder.js";
 export type Patch = { readonly stream: "main" | number; readonly at: number; readonly bytes: Uint8Array };
 
 export type Faults = {
-  /** Sends that many bytes of main, then closes it. */
+  /** Sends that many bytes of main, then ends it. */
   readonly cutMainAt?: number;
   /** Sends that many bytes of one channel, then closes it. */
   readonly cutChannelAt?: { readonly channel: number; readonly bytes: number };
@@ -85,9 +85,14 @@ export async function replayMigration(
       await send(socket, bytes);
       if (cut && !faults.holdOpen) socket.destroy();
     });
-    await Promise.all([...sent, send(main, mainBytes)]);
+    // At once: a destination that waits for main does not read the channels. And only our direction, for a
+    // destination that meets a broken one when it answers would not read on up to the cut.
+    const mainSent = send(main, mainBytes).then(() => {
+      if (faults.cutMainAt !== undefined && !faults.holdOpen) main.end();
+    });
+    await Promise.all([...sent, mainSent]);
     if (!faults.holdOpen) {
-      if (faults.cutMainAt !== undefined) main.destroy();
+      if (faults.cutMainAt !== undefined) await closed(main);
       else if (hasReturnPath(recording.main)) await answers.shutOrClosed;
       for (const socket of sockets) if (!socket.destroyed) socket.destroySoon();
     }
