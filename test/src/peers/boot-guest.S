@@ -7,6 +7,11 @@
  * So at any instant the pages before the current one hold sweep + 1 and the others
  * sweep; boot-guest.ts checks that, and patches `parameters`.
  *
+ * QEMU 7.2 under TCG loses writes to a page whose TLB entry outlives a sync of
+ * the dirty bitmap (mended in 9.0: physmem, "Fix migration dirty bitmap coherency"):
+ * a page written all the time is then not sent again, to whatever destination.
+ * So the guest drops the TLB at every page, and no write goes unseen for longer.
+ *
  * State, at 0x1000, where no firmware writes:
  *   +0 magic, once counting begins   +4 sweeps done   +8 pages counted in this one
  */
@@ -69,6 +74,9 @@ sweep:
         mov     edi, [first_byte]
         xor     ecx, ecx
 page:
+        mov     eax, cr0                        /* turning CR0.WP over makes TCG forget its TLB */
+        xor     eax, 0x10000
+        mov     cr0, eax
         inc     dword ptr [edi]
         add     edi, [stride_bytes]
         inc     ecx
