@@ -119,9 +119,7 @@ class DestinationMigration {
       return this.#result(await this.#acknowledge());
     } catch (error) {
       this.#failure.fail(error); // if nothing failed before, this did
-      await peer.refuse();
-      await this.#close();
-      await guest.abandon();
+      await this.#giveBack();
       throw error;
     } finally {
       stall?.stop();
@@ -237,6 +235,17 @@ class DestinationMigration {
       if (error instanceof ChannelError) return false;
       throw error;
     }
+  }
+
+  /** Undoes everything and tells the source, which then resumes its guest. */
+  async #giveBack(): Promise<void> {
+    const { guest, peer } = this.#job;
+    // A guest that `commit` may have started must be stopped before the source can hear of it; otherwise the source
+    // hears first, for its guest may be waiting.
+    if (this.#committing) await guest.abandon();
+    await peer.refuse();
+    await this.#close();
+    if (!this.#committing) await guest.abandon();
   }
 
   async #close(): Promise<void> {

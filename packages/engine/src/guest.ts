@@ -66,7 +66,10 @@ export interface DestinationGuest {
    * is the source told, and the guest is lost to it; a rejection fails the migration.
    */
   commit(): Promise<void>;
-  /** The migration failed: nothing that was written may be mistaken for a guest. Never rejects. */
+  /**
+   * The migration failed: nothing that was written may be mistaken for a guest, and
+   * no guest may run here once this resolves. Never rejects.
+   */
   abandon(): Promise<void>;
 }
 
