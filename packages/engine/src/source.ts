@@ -262,7 +262,9 @@ class SourceMigration {
     this.#pausedMs = performance.now();
     // Before the call, not after it: a pause that fails half-way must be undone too.
     this.#phase = "paused";
-    await this.#failure.race(this.#job.guest.pause());
+    // Seen through, whatever fails meanwhile: a pause that ended after `resume` would leave the guest standing.
+    await this.#job.guest.pause();
+    this.#failure.check();
   }
 
   async #deviceStates(): Promise<readonly DeviceState[]> {
@@ -305,6 +307,8 @@ class SourceMigration {
         { cause: error },
       );
     }
+    // First of all: what is still queued for the main channel could give the destination the whole guest, too.
+    this.#job.peer.close();
     if (this.#pausedMs === null) return error;
     try {
       await this.#job.guest.resume();
