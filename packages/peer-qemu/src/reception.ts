@@ -47,6 +47,7 @@ export class Reception {
   #waiting: Channel[] = [];
   #main: Channel | null = null;
   #uuid: Uint8Array | null;
+  #closed = false;
 
   private constructor(listener: Listener, terms: ReceptionTerms) {
     this.#listener = listener;
@@ -88,6 +89,7 @@ export class Reception {
   }
 
   close(): void {
+    this.#closed = true;
     this.#listener.close();
     for (const connection of this.#waiting.splice(0)) connection.close();
     for (const channel of this.#channels.splice(0)) channel?.close();
@@ -110,6 +112,7 @@ export class Reception {
   async #step(): Promise<void> {
     const descriptors = [this.#listener.descriptor, ...this.#waiting.map((connection) => connection.descriptor)];
     const ready = await pollReadable(descriptors, POLL_MS);
+    if (this.#closed) return; // these numbers may be somebody else's by now
     const spoken = this.#waiting.filter((_, index) => ready[index + 1]);
     const undecided = spoken.filter((connection) => !this.#sort(connection));
     if (ready[0]) {

@@ -65,13 +65,18 @@ export class QemuSourcePeer implements SourcePeer {
 
   async connect(signal: AbortSignal): Promise<readonly Channel[]> {
     const { address, connectTimeoutMs, channels } = this.#terms;
-    const main = await Channel.connect(address, connectTimeoutMs);
-    this.#main = new MainChannel(main.release());
     const opened: Channel[] = [];
+    // Whoever gives up does not wait for us: what is opened after that is ours to close.
+    const open = async () => {
+      const channel = await Channel.connect(address, connectTimeoutMs);
+      if (!signal.aborted) return channel;
+      channel.close();
+      throw new ChannelError("CANCELLED", "cancelled while connecting");
+    };
+    this.#main = new MainChannel((await open()).release());
     try {
       for (let channel = 0; channel < channels; channel++) {
-        if (signal.aborted) throw new ChannelError("CANCELLED", "cancelled while connecting");
-        opened.push(await Channel.connect(address, connectTimeoutMs));
+        opened.push(await open());
         // At once: a QEMU destination reads it synchronously, and a silent connection freezes it.
         sendBytes(
           opened[channel]!.descriptor,
