@@ -23,9 +23,11 @@ export class ProgressLine {
         const parts = [
           `${(Math.floor(done * 1000) / 10).toFixed(1).padStart(5)} %`,
           formatRate(event.bytesPerSecond),
-          `${formatBytes(event.remainingBytes)} left`,
+          // A destination sees no rounds; it knows what of the first pass is still to come.
+          this.#round > 0
+            ? `round ${this.#round}, ${this.#dirtyPages} dirty pages`
+            : `${formatBytes(event.remainingBytes)} left`,
         ];
-        if (this.#round > 0) parts.push(`round ${this.#round}, ${this.#dirtyPages} dirty pages`);
         if (event.expectedDowntimeMs !== null) parts.push(`expected downtime ${formatMs(event.expectedDowntimeMs)}`);
         return parts.join(" | ");
       }
