@@ -1,0 +1,120 @@
+/**
+ * Test fixture: one receiving thread over a socket that the test writes to; it is channel 1 of 2.
+ */
+import { Socket } from "node:net";
+import { MessageChannel } from "node:worker_threads";
+import { closeDescriptor, socketPair } from "@multifd/native";
+import type { Compression } from "@multifd/protocol";
+import { PAGE, runInThread, testBlock } from "./fixture.js";
+import type { ChannelResult, DeviceStateArrived } from "./messages.js";
+import { createCounters, sumCounters } from "./shared-words.js";
+import { SyncBarrier } from "./sync-barrier.js";
+
+const CHANNEL = 1;
+const CHANNELS = 2;
+
+export type Options = {
+  readonly compression?: Compression;
+  readonly through?: "file" | "mapping";
+  readonly startsZeroed?: boolean;
+  /** Name and pages of each block; "ram" with 256 unless given. */
+  readonly blocks?: readonly (readonly [string, number])[];
+};
+
+/** Starts the thread; feed it, and wait for its end. */
+export function receiving(options: Options) {
+  const { compression = "none", through = "file", startsZeroed = true, blocks = [["ram", 256]] } = options;
+  const [near, far] = socketPair();
+  const writer = new Socket({ fd: far });
+  writer.on("error", () => {}); // the thread may end before it has read all
+  const barrier = new SyncBarrier(CHANNELS);
+  const counters = createCounters(CHANNELS);
+  const opened = blocks.map(([name, pages]) => testBlock(name, pages));
+  const { port1, port2 } = new MessageChannel();
+  const states: DeviceStateArrived[] = [];
+  port1.on("message", (state: DeviceStateArrived) => states.push(state));
+  const find = (name: string) => opened.find((block) => block.name === name)!;
+  const task = {
+    channel: CHANNEL,
+    descriptor: near,
+    pageBytes: PAGE,
+    compression,
+    blocks: opened.map(({ name, descriptor, mapping: { address, lengthBytes } }) => ({
+      name,
+      lengthBytes,
+      address: through === "mapping" ? BigInt(address) : 0n,
+      file: through === "file" ? descriptor : -1,
+      written: writtenBits(lengthBytes / PAGE, startsZeroed),
+    })),
+    barrier: barrier.shared,
+    channels: CHANNELS,
+    counters,
+    devices: port2,
+  };
+  const ended = runInThread<ChannelResult>({ kind: "receive", task }, [port2]);
+  let over = false;
+  const isOver = () => {
+    over = true;
+  };
+  ended.then(isOver, isOver);
+  const page = (index: number, name = "ram") => find(name).page(index);
+  const met = (sync: number) => !barrier.missing(sync).includes(CHANNEL);
+  return {
+    page,
+    write: (index: number, bytes: Uint8Array) => find("ram").write(index, bytes),
+    feed: (...pieces: readonly Uint8Array[]) => {
+      for (const piece of pieces) writer.write(piece);
+    },
+    release: (sync: number) => barrier.release(sync),
+    releaseForGood: () => barrier.releaseForGood(),
+    giveUp: () => barrier.giveUp(),
+    /** Resolves when the channel has met its SYNC number `sync`, or has ended. */
+    arrived: async (sync: number) => {
+      for (let { bell } = barrier; !met(sync) && !over; { bell } = barrier) await barrier.waitForBell(bell, 1000);
+    },
+    get totals() {
+      return sumCounters(counters);
+    },
+    get deviceStates() {
+      return barrier.deviceStates;
+    },
+    /** Ends the stream, waits for the thread, and keeps the blocks to be looked at until `close`. */
+    end: async () => {
+      writer.end();
+      const result = await ended;
+      const closed = new Promise((resolve) => port1.once("close", resolve));
+      port1.close();
+      await closed;
+      writer.destroy();
+      closeDescriptor(near);
+      let syncs = 0;
+      while (met(syncs + 1)) syncs++;
+      return {
+        result,
+        states,
+        syncs,
+        totals: sumCounters(counters),
+        ended: barrier.ended(CHANNEL),
+        page,
+        storedBytes: () => find("ram").storedBytes(),
+        close: () => {
+          for (const block of opened) block.close();
+        },
+      };
+    },
+  };
+}
+
+/** Feeds a whole channel, no SYNC holding it up. */
+export function receiveWire(wire: Uint8Array, options: Options = {}) {
+  const channel = receiving(options);
+  channel.releaseForGood();
+  channel.feed(wire);
+  return channel.end();
+}
+
+function writtenBits(pages: number, startsZeroed: boolean): SharedArrayBuffer {
+  const bits = new SharedArrayBuffer(Math.ceil(pages / 32) * 4);
+  if (!startsZeroed) new Uint8Array(bits).fill(0xff);
+  return bits;
+}
