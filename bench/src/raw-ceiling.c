@@ -342,7 +342,6 @@ static void send_image(const char *to, int count, const char *path) {
     channels[i].socket = connect_to(to);
   printf("{\"event\":\"connected\"}\n");
   const uint64_t wire_bytes = run_channels(channels, count, send_channel);
-  munmap(ram, ram_bytes);
   printf("{\"event\":\"completed\",\"totalMs\":%.1f,\"wireBytes\":%llu,\"cpuSeconds\":%.3f}\n",
          (seconds() - start) * 1000, (unsigned long long)wire_bytes, cpu_seconds() - cpu);
 }
