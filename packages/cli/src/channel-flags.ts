@@ -8,8 +8,8 @@ import type { Compression } from "@multifd/protocol";
 import { type Command, Option } from "commander";
 import { byteSize, compression, levelComplaint, milliseconds, uuid, wholeNumber } from "./option-values.js";
 
-/** Source: QEMU 11.1, migration/options.c, migrate_params_check(): multifd-channels is 1 to 255. */
-const CHANNELS_MAX = 255;
+/** A channel is a thread here; QEMU takes up to 255. */
+export const CHANNELS_MAX = 64;
 const BANDWIDTH_MAX = 2 ** 50;
 const ROUNDS_MAX = 1_000_000;
 
@@ -71,7 +71,7 @@ export function addSpeedFlags(command: Command): Command {
     .addOption(
       new Option(
         "--max-bandwidth <bytes>",
-        "bytes per second on the wire while the guest runs, such as 500M; 0: no limit",
+        "bytes per second on the wire, such as 500M, until a live guest is paused; 0: no limit",
       )
         .argParser(byteSize(0, BANDWIDTH_MAX))
         .default(0),

@@ -102,7 +102,8 @@ export class IncomingGuest implements DestinationGuest {
       if (this.#mayRun) await this.#socket.pause();
       else this.#emptyRam();
     } catch {
-      // Refused, or gone: then nothing runs there, and RAM left behind does not start as zeros for the next attempt.
+      // It answers no more, and the source will resume its own: one that may run here has to go.
+      if (this.#mayRun) endProcess(this.#socket.description.pid);
     }
   }
 
@@ -115,5 +116,13 @@ export class IncomingGuest implements DestinationGuest {
 
   close(): void {
     this.#socket.close();
+  }
+}
+
+function endProcess(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }
 }

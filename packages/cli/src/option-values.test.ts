@@ -13,8 +13,8 @@ import {
 
 describe("option values", () => {
   it("takes whole numbers between the bounds and nothing else", () => {
-    const channels = wholeNumber(1, 255);
-    assert.deepEqual(["1", "2", "255"].map(channels), [1, 2, 255]);
+    const channels = wholeNumber(1, 64);
+    assert.deepEqual(["1", "2", "64"].map(channels), [1, 2, 64]);
     for (const text of ["0", "256", "2.5", "-1", "two", "", "1e2", " 3"]) {
       assert.throws(() => channels(text), InvalidArgumentError, text);
     }

@@ -22,10 +22,15 @@ export type Verdict =
 
 export type ConvergenceLimits = {
   readonly downtimeLimitMs: number;
-  /** Rounds while the guest runs. */
+  /** Rounds while the guest runs. A switchover that is to be forced anyway comes sooner, once rounds gain nothing. */
   readonly roundsMax: number;
   readonly atRoundLimit: "fail" | "switchover";
 };
+
+/** So many rounds in a row that leave as much dirty as the best before: the guest writes all it has, every time. */
+const ROUNDS_WITHOUT_GAIN_MAX = 4;
+/** Less than this of the best before counts as gain. */
+const GAIN = 0.9;
 
 /** A round shorter than this measures latency rather than the link, and moves the estimate little. */
 const FULL_WEIGHT_MS = 200;
@@ -34,6 +39,8 @@ export class Convergence {
   readonly #limits: ConvergenceLimits;
   #bytesPerMs = 0;
   #rounds = 0;
+  #leastDirtyBytes = Number.POSITIVE_INFINITY;
+  #roundsWithoutGain = 0;
 
   constructor(limits: ConvergenceLimits) {
     this.#limits = limits;
@@ -56,8 +63,17 @@ export class Convergence {
     }
     const expectedDowntimeMs = this.expectedDowntimeMs(dirtyBytes);
     if (expectedDowntimeMs <= downtimeLimitMs) return { kind: "switch-over", expectedDowntimeMs, forced: false };
-    if (this.#rounds < roundsMax) return { kind: "another-round", expectedDowntimeMs };
+    const hopeless = this.#gainsNothing(dirtyBytes);
+    if (this.#rounds < roundsMax && !(hopeless && atRoundLimit === "switchover")) {
+      return { kind: "another-round", expectedDowntimeMs };
+    }
     if (atRoundLimit === "switchover") return { kind: "switch-over", expectedDowntimeMs, forced: true };
     return { kind: "will-not-converge", expectedDowntimeMs };
+  }
+
+  #gainsNothing(dirtyBytes: number): boolean {
+    this.#roundsWithoutGain = dirtyBytes < GAIN * this.#leastDirtyBytes ? 0 : this.#roundsWithoutGain + 1;
+    this.#leastDirtyBytes = Math.min(this.#leastDirtyBytes, dirtyBytes);
+    return this.#roundsWithoutGain >= ROUNDS_WITHOUT_GAIN_MAX;
   }
 }

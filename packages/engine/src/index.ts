@@ -12,5 +12,5 @@ export type {
 export type { DestinationPeer, RoundPhase, SourcePeer, SourceWord } from "./peer.js";
 export { type KeptBlock, partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
 export { runSource, type SourceJob } from "./source.js";
-export { StoppedRam } from "./stopped-ram.js";
+export { StoppedRam, type StoppedRest } from "./stopped-ram.js";
 export { UserfaultfdTracker } from "./userfaultfd-tracker.js";

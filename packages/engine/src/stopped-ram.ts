@@ -12,6 +12,9 @@ import { describeRamBlock } from "@multifd/memory";
 import { ConfigError, SystemError } from "@multifd/protocol";
 import type { DeviceState, RamSource, SourceGuest } from "./guest.js";
 
+/** What of a guest's RAM has no file of its own, and the names of all its blocks in the order they were listed. */
+export type StoppedRest = { readonly kept: readonly RamSource[]; readonly blockNames: readonly string[] };
+
 export class StoppedRam implements SourceGuest {
   readonly ram: readonly RamSource[];
   readonly tracker = null;
@@ -23,14 +26,16 @@ export class StoppedRam implements SourceGuest {
   /**
    * Opens one file per RAM block, each as long as its block.
    *
-   * @param kept  Blocks that are open already; closed with the others.
+   * @param rest  Blocks that are open already, closed with the others; and the order that all go in, where it matters.
    * @throws {ConfigError} RAM_SIZE, where a file is no whole number of pages; {SystemError} where it cannot be opened.
    */
-  static open(paths: ReadonlyMap<string, string>, pageBytes: number, kept: readonly RamSource[]): StoppedRam {
-    const ram: RamSource[] = [...kept];
+  static open(paths: ReadonlyMap<string, string>, pageBytes: number, rest: StoppedRest): StoppedRam {
+    const ram: RamSource[] = [...rest.kept];
     const guest = new StoppedRam(ram);
     try {
       for (const [name, path] of paths) ram.push(openRam(name, path, pageBytes));
+      const place = ({ block }: RamSource) => rest.blockNames.indexOf(block.name);
+      ram.sort((a, b) => place(a) - place(b));
       return guest;
     } catch (error) {
       guest.close();

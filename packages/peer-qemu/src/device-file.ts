@@ -87,6 +87,8 @@ export type DeviceFile = {
   readonly pageBytes: number;
   /** Blocks kept in the file, open; the caller's to close. */
   readonly kept: readonly RamSource[];
+  /** All blocks in the order of the stream that they came in. */
+  readonly blockNames: readonly string[];
 };
 
 /**
@@ -146,7 +148,12 @@ class DeviceFileReader {
       }
     }
     this.#checkWhole();
-    return { devices: this.#devices!, pageBytes: this.#pageBytes, kept: [...this.#kept.values()] };
+    return {
+      devices: this.#devices!,
+      pageBytes: this.#pageBytes,
+      kept: [...this.#kept.values()],
+      blockNames: [...this.#blocks.keys()],
+    };
   }
 
   close(): void {

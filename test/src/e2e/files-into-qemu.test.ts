@@ -60,7 +60,7 @@ describe("a guest kept in files, sent on to QEMU 11.1", () => {
       await second.setMigration({ channels: 3, compression });
       await second.listen(`unix:${path("out")}`);
       const file = await readDeviceFile(path("devices"), new Map([["pc.ram", BYTES]]));
-      const guest = StoppedRam.open(new Map([["pc.ram", path("kept")]]), file.pageBytes, file.kept);
+      const guest = StoppedRam.open(new Map([["pc.ram", path("kept")]]), file.pageBytes, file);
       try {
         const result = await runSource({
           guest,

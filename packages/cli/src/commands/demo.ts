@@ -18,7 +18,14 @@ import { runSource } from "@multifd/engine";
 import { QemuSourcePeer } from "@multifd/peer-qemu";
 import { ChannelError, type Compression, ConfigError, MigrationError, SystemError } from "@multifd/protocol";
 import { type Command, Option } from "commander";
-import { addDowntimeLimit, addSpeedFlags, CONNECT_TIMEOUT_MS, checkLevel, type SpeedFlags } from "../channel-flags.js";
+import {
+  addDowntimeLimit,
+  addSpeedFlags,
+  CHANNELS_MAX,
+  CONNECT_TIMEOUT_MS,
+  checkLevel,
+  type SpeedFlags,
+} from "../channel-flags.js";
 import { GuestProcess } from "../demo/guest-process.js";
 import { ReceiverProcess } from "../demo/receiver-process.js";
 import { crossedBytes, type DemoResult, describeDemo } from "../demo/summary.js";
@@ -75,7 +82,7 @@ export function addDemoCommand(program: Command, context: CommandContext): void 
         byteSize(RAM_MIN / 4, RAM_MAX),
       ),
     )
-    .addOption(new Option("--channels <n>", "packet channels").argParser(wholeNumber(1, 255)).default(2))
+    .addOption(new Option("--channels <n>", "packet channels").argParser(wholeNumber(1, CHANNELS_MAX)).default(2))
     .addOption(new Option("--compression <method>", "none, zlib or zstd").argParser(compression).default("none"))
     .addOption(
       new Option("--transport <kind>", "sockets between the two ends").choices(["unix", "tcp"]).default("unix"),

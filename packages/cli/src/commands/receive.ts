@@ -51,12 +51,9 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
         .makeOptionMandatory(),
     )
     .addOption(
-      new Option(
-        "--ram <block=path...>",
-        "the file for a RAM block; blocks not named are kept with the devices",
-      ).argParser(ramFile),
+      new Option("--ram <block=path...>", "the file for a RAM block; the others go with --devices").argParser(ramFile),
     )
-    .option("--devices <path>", "where the device part goes; needed with --ram")
+    .option("--devices <path>", "where the device part and the RAM blocks not named go (default: they are dropped)")
     .addOption(
       new Option("--guest <address>", "control socket of a guest process that waits, unix:PATH")
         .argParser(guestAddress)
@@ -70,14 +67,17 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: ReceiveFlags) => {
-      if (!flags.guest && !(flags.ram && flags.devices !== undefined)) {
-        command.error("error: name where it goes: --ram BLOCK=PATH with --devices PATH, or --guest unix:PATH");
+      if (!flags.guest && !flags.ram && flags.devices === undefined) {
+        command.error("error: name where it goes: --ram BLOCK=PATH and --devices PATH, or --guest unix:PATH");
       }
       await receive(context, flags);
     });
 }
 
 async function receive(context: CommandContext, flags: ReceiveFlags): Promise<void> {
+  if (!flags.guest && flags.devices === undefined) {
+    context.terminal.err("only the RAM blocks named are kept; for a whole VM name a file with --devices too\n");
+  }
   await runMigration(context, flags, async (watch) => {
     if (!flags.guest) return take(flags, watch, new RamFiles(flags.ram ?? new Map(), deviceSaver(flags.devices)));
     const guest = await IncomingGuest.open(flags.guest);

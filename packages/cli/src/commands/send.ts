@@ -62,7 +62,7 @@ const PAGE_BYTES = 4096;
 async function send(context: CommandContext, flags: SendFlags): Promise<void> {
   await runMigration(context, flags, async ({ onEvent, signal }) => {
     const file = flags.devices === undefined ? null : await readDeviceFile(flags.devices, fileLengths(flags.ram));
-    const guest = StoppedRam.open(flags.ram, file?.pageBytes ?? PAGE_BYTES, file?.kept ?? []);
+    const guest = StoppedRam.open(flags.ram, file?.pageBytes ?? PAGE_BYTES, file ?? { kept: [], blockNames: [] });
     try {
       return await runSource({
         guest,
