@@ -1,0 +1,117 @@
+/**
+ * Watched guest: an embedder's guest in this process, whose every pause and resume is noted.
+ *
+ * Its RAM is a memfd and its vCPU a timer that writes pages and then marks them in
+ * the dirty bitmap, as a hypervisor's log would. So a test can hold the engine to
+ * its one rule, and compare every byte with what a destination got.
+ */
+import assert from "node:assert/strict";
+import { BitmapTracker, type DeviceState, type RamSource, type SourceGuest } from "@multifd/engine";
+import { describeRamBlock, type RamBlock } from "@multifd/memory";
+import { closeDescriptor, createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "@multifd/native";
+
+const PAGE_BYTES = 4096;
+/** Pages that its vCPU writes at each tick. */
+const PAGES_PER_TICK = 16;
+const TICK_MS = 1;
+
+export type WatchedGuestOptions = {
+  readonly bytes: number;
+  readonly states?: readonly DeviceState[];
+  /** What a test does at the moment that the guest is asked for its devices: paused, and nothing of them sent. */
+  readonly onDeviceStates?: () => Promise<void>;
+  readonly onResume?: () => Promise<void>;
+  /** Nobody writes its RAM, and one round moves it. */
+  readonly stopped?: boolean;
+};
+
+export class WatchedGuest implements SourceGuest {
+  readonly ram: readonly RamSource[];
+  readonly tracker: BitmapTracker | null;
+  /** `pause` and `resume` in the order of their calls. */
+  readonly calls: ("pause" | "resume")[] = [];
+  readonly #options: WatchedGuestOptions;
+  readonly #block: RamBlock;
+  readonly #mapping: Mapping;
+  readonly #dirty: Int32Array;
+  #timer: NodeJS.Timeout | null = null;
+  #writes = 0;
+
+  constructor(options: WatchedGuestOptions) {
+    this.#options = options;
+    this.#block = describeRamBlock("ram", options.bytes, PAGE_BYTES)!;
+    const descriptor = createMemfd("watched guest", options.bytes);
+    this.#mapping = mapFile(descriptor, { lengthBytes: options.bytes, writable: true });
+    this.ram = [{ block: this.#block, descriptor, offsetBytes: 0 }];
+    const bitmap = new SharedArrayBuffer(Math.ceil(this.#block.pageCount / 64) * 8);
+    this.#dirty = new Int32Array(bitmap);
+    this.tracker = options.stopped ? null : new BitmapTracker([bitmap]);
+    // Every second page holds something from the start, different on each.
+    const page = Buffer.alloc(PAGE_BYTES);
+    for (let index = 0; index < this.#block.pageCount; index += 2) {
+      page.fill(`page ${index} `);
+      writeMemory(this.#mapping, index * PAGE_BYTES, page);
+    }
+    if (!options.stopped) this.#run();
+  }
+
+  get isRunning(): boolean {
+    return this.#timer !== null;
+  }
+
+  /** Pages written by its vCPU so far. */
+  get writes(): number {
+    return this.#writes;
+  }
+
+  #run(): void {
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+  }
+
+  #tick(): void {
+    const stamp = Buffer.alloc(8);
+    for (let i = 0; i < PAGES_PER_TICK; i++) {
+      const page = (this.#writes * 7919) % this.#block.pageCount;
+      stamp.writeDoubleBE(++this.#writes);
+      writeMemory(this.#mapping, page * PAGE_BYTES + ((this.#writes * 8) % PAGE_BYTES), stamp);
+      Atomics.or(this.#dirty, page >>> 5, 1 << (page & 31));
+    }
+  }
+
+  async pause(): Promise<void> {
+    this.calls.push("pause");
+    assert.ok(this.isRunning || this.tracker === null, "paused twice");
+    this.#stop();
+  }
+
+  async resume(): Promise<void> {
+    this.calls.push("resume");
+    assert.ok(!this.isRunning, "resumed while it ran");
+    this.#run();
+    await this.#options.onResume?.();
+  }
+
+  async deviceStates(): Promise<readonly DeviceState[]> {
+    assert.ok(!this.isRunning, "asked for its devices while it ran");
+    await this.#options.onDeviceStates?.();
+    return this.#options.states ?? [];
+  }
+
+  /** All of its RAM. */
+  contents(): Buffer {
+    const bytes = Buffer.alloc(this.#block.lengthBytes);
+    readMemory(this.#mapping, 0, bytes);
+    return bytes;
+  }
+
+  #stop(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+  }
+
+  close(): void {
+    this.#stop();
+    unmap(this.#mapping);
+    closeDescriptor(this.ram[0]!.descriptor);
+  }
+}
