@@ -169,7 +169,17 @@ export class PacketRing {
     const from = at + SLOT.head;
     pages.set(this.#pages.subarray(from, from + Math.min(out.count, this.#pagesMax)));
     Atomics.store(words, at + SLOT.state, SLOT_FREE);
-    if (packet % REFILL_SLOTS === REFILL_SLOTS - 1) this.ring();
+    if (packet % REFILL_SLOTS === REFILL_SLOTS - 1 || this.#runsDry()) this.ring();
+  }
+
+  /**
+   * Whether the open round may have no packet left whose number rings the bell. A worker that was held up between
+   * claim and take frees the very slot the coordinator waits for, after all others have gone by and rung.
+   */
+  #runsDry(): boolean {
+    const words = this.#words;
+    if (Atomics.load(words, RING.total) >= 0) return false;
+    return Atomics.load(words, RING.published) - Atomics.load(words, RING.cursor) < REFILL_SLOTS;
   }
 
   nextPacketNumber(): number {
