@@ -230,7 +230,9 @@ describe("a source whose destination fails", function () {
         roundsMax: 2 ** 30,
         onEvent: (event) => {
           events.push(event);
-          if (event.event === "round" && event.round === 3) cancel.abort();
+          if (event.event !== "round") return;
+          guest.write();
+          if (event.round === 3) cancel.abort();
         },
       });
       assert.equal((await migrated).code, "CANCELLED");
