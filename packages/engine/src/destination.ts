@@ -98,7 +98,7 @@ class DestinationMigration {
 
   async run(): Promise<MigrationResult> {
     const { guest, peer, signal, stallTimeoutMs, onEvent } = this.#job;
-    this.#failure.watch(signal, () => this.#committing);
+    const unwatch = this.#failure.watch(signal, () => this.#committing);
     let stall: StallWatch | null = null;
     try {
       this.#channels = await this.#failure.race(peer.accept(this.#abort.signal));
@@ -122,6 +122,7 @@ class DestinationMigration {
       await this.#giveBack();
       throw error;
     } finally {
+      unwatch();
       stall?.stop();
       this.#meter?.stop();
       await this.#close();

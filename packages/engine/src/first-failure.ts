@@ -52,12 +52,17 @@ export class FirstFailure {
     });
   }
 
-  /** Fails when `signal` is aborted, unless it is too late to turn back by then. */
-  watch(signal: AbortSignal | undefined, tooLate: () => boolean): void {
+  /**
+   * Fails when `signal` is aborted, unless it is too late to turn back by then.
+   *
+   * @returns Ends the watch: one signal may outlive many migrations.
+   */
+  watch(signal: AbortSignal | undefined, tooLate: () => boolean): () => void {
     const cancel = () => {
       if (!tooLate()) this.fail(new ChannelError("CANCELLED", "the migration was cancelled on this side"));
     };
     if (signal?.aborted) cancel();
     else signal?.addEventListener("abort", cancel, { once: true });
+    return () => signal?.removeEventListener("abort", cancel);
   }
 }

@@ -138,7 +138,7 @@ class SourceMigration {
 
   async run(): Promise<MigrationResult> {
     const { peer, stallTimeoutMs, signal } = this.#job;
-    this.#failure.watch(signal, () => this.#phase === "handed-over");
+    const unwatch = this.#failure.watch(signal, () => this.#phase === "handed-over");
     const stall = new StallWatch(
       stallTimeoutMs,
       () => this.#totals().wireBytes,
@@ -152,6 +152,7 @@ class SourceMigration {
       this.#failure.fail(error); // if nothing failed before, this did
       throw await this.#settle(error);
     } finally {
+      unwatch();
       stall.stop();
       this.#meter.stop();
       await this.#close();
