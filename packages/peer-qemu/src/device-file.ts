@@ -99,25 +99,28 @@ export type DeviceFile = {
  * @throws {MigrationError} where the file is no whole stream.
  */
 export async function readDeviceFile(path: string, named: ReadonlyMap<string, number>): Promise<DeviceFile> {
-  const reader = new DeviceFileReader(path, named);
+  const stream = createReadStream(path);
+  const reader = new DeviceFileReader(stream, named);
   try {
     return await reader.read();
   } catch (error) {
     reader.close();
     throw placeError(error, path);
+  } finally {
+    stream.destroy(); // one left in the middle would keep its file open
   }
 }
 
 class DeviceFileReader {
-  readonly #path: string;
+  readonly #stream: AsyncIterable<Uint8Array>;
   readonly #named: ReadonlyMap<string, number>;
   readonly #blocks = new Map<string, RamBlock>();
   readonly #kept = new Map<string, RamSource>();
   #devices: DevicePart | null = null;
   #pageBytes = 0;
 
-  constructor(path: string, named: ReadonlyMap<string, number>) {
-    this.#path = path;
+  constructor(stream: AsyncIterable<Uint8Array>, named: ReadonlyMap<string, number>) {
+    this.#stream = stream;
     this.#named = named;
   }
 
@@ -125,7 +128,7 @@ class DeviceFileReader {
     let machineType = "";
     let configuration: Uint8Array = new Uint8Array();
     let ramSectionId = 0;
-    for await (const event of decodeMainStream(new ChunkSource(createReadStream(this.#path)))) {
+    for await (const event of decodeMainStream(new ChunkSource(this.#stream))) {
       switch (event.kind) {
         case "configuration":
           machineType = event.machineType;
