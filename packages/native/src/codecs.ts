@@ -5,7 +5,7 @@
  * packets of its channel, as QEMU sends it. A handle is used by one thread at a
  * time and freed by its owner; there are 1024.
  */
-import { call, int32 } from "./library.js";
+import { call } from "./library.js";
 import { checked } from "./native-result.js";
 
 export type CodecMethod = "zlib" | "zstd";
@@ -18,16 +18,16 @@ const methodNumber = { zlib: 1, zstd: 2 } as const satisfies Record<CodecMethod,
  */
 export function createCompressor(method: CodecMethod, level: number): number {
   return checked(
-    call("mfd_compressor_create", int32(methodNumber[method]), int32(level)),
+    call("mfd_compressor_create", methodNumber[method], level),
     `opening a ${method} compressor of level ${level}`,
   );
 }
 
 /** @throws {ConfigError} CODEC_NOT_BUILT. */
 export function createDecompressor(method: CodecMethod): number {
-  return checked(call("mfd_decompressor_create", int32(methodNumber[method])), `opening a ${method} decompressor`);
+  return checked(call("mfd_decompressor_create", methodNumber[method]), `opening a ${method} decompressor`);
 }
 
 export function freeCodec(handle: number): void {
-  checked(call("mfd_codec_free", int32(handle)), `closing codec ${handle}`);
+  checked(call("mfd_codec_free", handle), `closing codec ${handle}`);
 }

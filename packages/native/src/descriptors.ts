@@ -1,7 +1,7 @@
 /**
  * Descriptors sent along a unix socket: how one process hands its RAM files to another.
  */
-import { buffer, call, int32, size } from "./library.js";
+import { call } from "./library.js";
 import { checked } from "./native-result.js";
 
 /** What one message carries at most. */
@@ -14,14 +14,7 @@ const descriptorsMax = 64;
 export function sendDescriptors(fd: number, bytes: Uint8Array, descriptors: readonly number[]): void {
   const list = Int32Array.from(descriptors.length > 0 ? descriptors : [-1]);
   checked(
-    call(
-      "mfd_send_descriptors",
-      int32(fd),
-      buffer(bytes),
-      size(bytes.byteLength),
-      buffer(new Uint8Array(list.buffer)),
-      int32(descriptors.length),
-    ),
+    call("mfd_send_descriptors", fd, bytes, bytes.byteLength, new Uint8Array(list.buffer), descriptors.length),
     `sending ${descriptors.length} descriptors`,
   );
 }
@@ -38,12 +31,12 @@ export function receiveDescriptors(fd: number, out: Uint8Array, max: number): { 
   const bytes = checked(
     call(
       "mfd_receive_descriptors",
-      int32(fd),
-      buffer(out),
-      size(out.byteLength),
-      buffer(new Uint8Array(list.buffer)),
-      int32(max),
-      buffer(new Uint8Array(count.buffer)),
+      fd,
+      out,
+      out.byteLength,
+      new Uint8Array(list.buffer),
+      max,
+      new Uint8Array(count.buffer),
     ),
     "receiving descriptors",
   );

@@ -5,7 +5,7 @@
  * were set stay set. Each page written is reported by exactly one harvest, and
  * a write during a harvest by this one or the next.
  */
-import { buffer, call, int32, size } from "./library.js";
+import { call } from "./library.js";
 import type { Mapping } from "./mapping.js";
 import { checked, errnoName } from "./native-result.js";
 
@@ -18,7 +18,7 @@ import { checked, errnoName } from "./native-result.js";
  */
 export function exchangeBitmap(bitmap: Uint8Array, out: Uint8Array): number {
   return checked(
-    call("mfd_exchange_bitmap", buffer(bitmap), size(bitmap.byteLength), buffer(out), size(out.byteLength)),
+    call("mfd_exchange_bitmap", bitmap, bitmap.byteLength, out, out.byteLength),
     `taking a dirty bitmap of ${bitmap.byteLength} bytes into ${out.byteLength}`,
   );
 }
@@ -27,7 +27,7 @@ export function exchangeBitmap(bitmap: Uint8Array, out: Uint8Array): number {
 export function exchangeMappedBitmap(mapping: Mapping, out: Uint8Array): number {
   const { address, lengthBytes } = mapping;
   return checked(
-    call("mfd_exchange_mapped_bitmap", size(address), size(lengthBytes), buffer(out), size(out.byteLength)),
+    call("mfd_exchange_mapped_bitmap", address, lengthBytes, out, out.byteLength),
     `taking a mapped dirty bitmap of ${lengthBytes} bytes into ${out.byteLength}`,
   );
 }
@@ -40,7 +40,7 @@ export function exchangeMappedBitmap(mapping: Mapping, out: Uint8Array): number 
  */
 export function trackRegister(mapping: Mapping): number {
   return checked(
-    call("mfd_track_register", size(mapping.address), size(mapping.lengthBytes)),
+    call("mfd_track_register", mapping.address, mapping.lengthBytes),
     "registering memory for dirty tracking",
   );
 }
@@ -58,7 +58,7 @@ const probeSteps = [undefined, "userfaultfd", "write-protect-async", "PAGEMAP_SC
 /** Whether this kernel, and our rights here, allow `trackRegister` and `harvestDirty`. */
 export function probeTracking(): TrackingProbe {
   const step = new Int32Array(1);
-  const result = call("mfd_track_probe", buffer(new Uint8Array(step.buffer)));
+  const result = call("mfd_track_probe", new Uint8Array(step.buffer));
   if (result >= 0) return { ok: true };
   const missing = probeSteps[step[0]!];
   if (missing === undefined) return checked(result, "probing dirty tracking") as never;
@@ -82,15 +82,7 @@ export function harvestDirty(
   bitmap: Uint8Array,
 ): number {
   return checked(
-    call(
-      "mfd_track_harvest",
-      int32(pagemapFd),
-      size(startAddress),
-      size(lengthBytes),
-      int32(pageBytes),
-      buffer(bitmap),
-      size(bitmap.byteLength),
-    ),
+    call("mfd_track_harvest", pagemapFd, startAddress, lengthBytes, pageBytes, bitmap, bitmap.byteLength),
     `harvesting dirty pages of ${lengthBytes} bytes`,
   );
 }

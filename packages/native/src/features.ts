@@ -1,7 +1,7 @@
 /**
  * What the C library was built with and what this CPU adds; and a thread's own CPU time.
  */
-import { call, int32 } from "./library.js";
+import { call } from "./library.js";
 import { checked } from "./native-result.js";
 
 export type NativeFeatures = {
@@ -22,7 +22,7 @@ const scanLevels = { scalar: 0, avx2: 1, best: 2 } as const;
 
 /** Limits the zero scan of the whole process; for tests and benches. */
 export function limitScan(level: "scalar" | "avx2" | "best"): void {
-  checked(call("mfd_scan_limit", int32(scanLevels[level])), "limiting the zero scan");
+  checked(call("mfd_scan_limit", scanLevels[level]), "limiting the zero scan");
 }
 
 /** CPU time of the calling thread in milliseconds, which Node tells only for the process. */

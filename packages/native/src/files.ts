@@ -1,7 +1,7 @@
 /**
  * Files: the storage behind guest RAM, reserved, freed, and searched for data.
  */
-import { call, int32, size } from "./library.js";
+import { call } from "./library.js";
 import { checked, isErrno } from "./native-result.js";
 
 /**
@@ -10,24 +10,24 @@ import { checked, isErrno } from "./native-result.js";
  * @throws {SystemError} SYSTEM_ENOSPC, SYSTEM_EOPNOTSUPP where the file system cannot.
  */
 export function reserveFile(fd: number, lengthBytes: number): void {
-  checked(call("mfd_reserve", int32(fd), size(lengthBytes)), `reserving ${lengthBytes} bytes of storage`);
+  checked(call("mfd_reserve", fd, lengthBytes), `reserving ${lengthBytes} bytes of storage`);
 }
 
 /** Frees the storage of a range, which then reads as zeros; the file keeps its length. */
 export function punchFile(fd: number, offsetBytes: number, lengthBytes: number): void {
   checked(
-    call("mfd_punch", int32(fd), size(offsetBytes), size(lengthBytes)),
+    call("mfd_punch", fd, offsetBytes, lengthBytes),
     `freeing ${lengthBytes} bytes of storage at offset ${offsetBytes}`,
   );
 }
 
 /** Offset of the first data at or after `offsetBytes`; null when only holes follow. */
 export function seekData(fd: number, offsetBytes: number): number | null {
-  const result = call("mfd_seek_data", int32(fd), size(offsetBytes));
+  const result = call("mfd_seek_data", fd, offsetBytes);
   return isErrno(result, "ENXIO") ? null : checked(result, `looking for data from offset ${offsetBytes}`);
 }
 
 /** The huge page size of a file on hugetlbfs, which knows no write(2); 0 for any other file. */
 export function hugePageBytes(fd: number): number {
-  return checked(call("mfd_huge_page_bytes", int32(fd)), `asking descriptor ${fd} for its page size`);
+  return checked(call("mfd_huge_page_bytes", fd), `asking descriptor ${fd} for its page size`);
 }

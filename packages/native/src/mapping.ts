@@ -5,7 +5,7 @@
  * Whoever maps unmaps, and only after every worker has let go: a page touched
  * after that kills the process.
  */
-import { buffer, call, int32, size, text } from "./library.js";
+import { call } from "./library.js";
 import { checked } from "./native-result.js";
 
 export type Mapping = { readonly address: number; readonly lengthBytes: number };
@@ -21,14 +21,14 @@ export function mapFile(
 ): Mapping {
   const { lengthBytes, offsetBytes = 0, writable } = map;
   const address = checked(
-    call("mfd_map", int32(fd), size(offsetBytes), size(lengthBytes), int32(writable ? 1 : 0)),
+    call("mfd_map", fd, offsetBytes, lengthBytes, writable ? 1 : 0),
     `mapping ${lengthBytes} bytes of descriptor ${fd} from offset ${offsetBytes}`,
   );
   return { address, lengthBytes };
 }
 
 export function unmap(mapping: Mapping): void {
-  checked(call("mfd_unmap", size(mapping.address), size(mapping.lengthBytes)), "unmapping");
+  checked(call("mfd_unmap", mapping.address, mapping.lengthBytes), "unmapping");
 }
 
 /**
@@ -39,7 +39,7 @@ export function unmap(mapping: Mapping): void {
  */
 export function createMemfd(name: string, lengthBytes: number, hugePageBytes = 0): number {
   return checked(
-    call("mfd_memfd", text(name), size(lengthBytes), size(hugePageBytes)),
+    call("mfd_memfd", name, lengthBytes, hugePageBytes),
     `creating ${lengthBytes} bytes of shared memory "${name}"`,
   );
 }
@@ -48,7 +48,7 @@ export function createMemfd(name: string, lengthBytes: number, hugePageBytes = 0
 export function readMemory(mapping: Mapping, offsetBytes: number, out: Uint8Array): void {
   const { address, lengthBytes } = mapping;
   checked(
-    call("mfd_read_memory", size(address), size(lengthBytes), size(offsetBytes), buffer(out), size(out.byteLength)),
+    call("mfd_read_memory", address, lengthBytes, offsetBytes, out, out.byteLength),
     `reading ${out.byteLength} bytes at offset ${offsetBytes} of a mapping`,
   );
 }
@@ -57,14 +57,7 @@ export function readMemory(mapping: Mapping, offsetBytes: number, out: Uint8Arra
 export function writeMemory(mapping: Mapping, offsetBytes: number, bytes: Uint8Array): void {
   const { address, lengthBytes } = mapping;
   checked(
-    call(
-      "mfd_write_memory",
-      size(address),
-      size(lengthBytes),
-      size(offsetBytes),
-      buffer(bytes),
-      size(bytes.byteLength),
-    ),
+    call("mfd_write_memory", address, lengthBytes, offsetBytes, bytes, bytes.byteLength),
     `writing ${bytes.byteLength} bytes at offset ${offsetBytes} of a mapping`,
   );
 }

@@ -8,7 +8,7 @@
  * Allocated once per channel; belongs to one thread at a time. `pages` is in
  * the machine's byte order, `header` is what goes over the wire.
  */
-import { bindBuffer } from "./library.js";
+import { bind } from "./library.js";
 
 /** Page indexes in one packet: 512 KiB of 512-byte pages. */
 export const PAGES_MAX = 1024;
@@ -71,11 +71,11 @@ export class PacketBlock {
     this.#signed[word.socket] = -1;
     this.#signed[word.file] = -1;
     this.calls = {
-      send: bindBuffer("mfd_send", this.bytes),
-      receiveHeader: bindBuffer("mfd_receive_header", this.bytes),
-      receivePages: bindBuffer("mfd_receive_pages", this.bytes),
-      clearPages: bindBuffer("mfd_clear_pages", this.bytes),
-      placePages: bindBuffer("mfd_place_pages", this.bytes),
+      send: bind("mfd_send", this.bytes),
+      receiveHeader: bind("mfd_receive_header", this.bytes),
+      receivePages: bind("mfd_receive_pages", this.bytes),
+      clearPages: bind("mfd_clear_pages", this.bytes),
+      placePages: bind("mfd_place_pages", this.bytes),
     };
   }
 

@@ -4,7 +4,7 @@
  * All block the calling thread, which is a channel's own; a `shutdownSocket`
  * from another thread ends them with CHANNEL_BROKEN, CHANNEL_CUT or a clean end.
  */
-import { buffer, call, int32 } from "./library.js";
+import { call } from "./library.js";
 import { checked } from "./native-result.js";
 import type { PacketBlock } from "./packet-block.js";
 
@@ -16,7 +16,7 @@ import type { PacketBlock } from "./packet-block.js";
  * @returns Bytes of payload.
  */
 export function preparePacket(packet: PacketBlock, detectZero: boolean): number {
-  return checked(call("mfd_prepare", buffer(packet.bytes), int32(detectZero ? 1 : 0)), "preparing a packet");
+  return checked(call("mfd_prepare", packet.bytes, detectZero ? 1 : 0), "preparing a packet");
 }
 
 /**

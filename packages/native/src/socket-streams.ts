@@ -4,7 +4,7 @@
  * All but `pollReadable` run on the calling thread, and `sendBytes` and
  * `receiveBytes` block it: on a thread that must not wait, poll or peek first.
  */
-import { buffer, call, callInNewThread, int32, size } from "./library.js";
+import { call, callInNewThread } from "./library.js";
 import { checked, isErrno } from "./native-result.js";
 
 const waitMax = 1024;
@@ -23,13 +23,7 @@ export async function pollReadable(fds: readonly number[], timeoutMs: number): P
   const descriptors = Int32Array.from(fds);
   const ready = new Uint8Array(Math.max(fds.length, 1));
   checked(
-    await callInNewThread(
-      "mfd_poll",
-      buffer(new Uint8Array(descriptors.buffer)),
-      int32(fds.length),
-      int32(timeoutMs),
-      buffer(ready),
-    ),
+    await callInNewThread("mfd_poll", new Uint8Array(descriptors.buffer), fds.length, timeoutMs, ready),
     "waiting for descriptors",
   );
   // Naming both arrays here also keeps them alive while C holds their addresses.
@@ -38,16 +32,13 @@ export async function pollReadable(fds: readonly number[], timeoutMs: number): P
 
 /** Looks at the next bytes without taking them or blocking; null: nothing yet; 0: the stream ended. */
 export function peekBytes(fd: number, out: Uint8Array): number | null {
-  const result = call("mfd_peek", int32(fd), buffer(out), size(out.byteLength));
+  const result = call("mfd_peek", fd, out, out.byteLength);
   return isErrno(result, "EAGAIN") ? null : checked(result, "peeking at a socket");
 }
 
 /** @throws {ChannelError} CHANNEL_BROKEN, CHANNEL_TIMEOUT. */
 export function sendBytes(fd: number, bytes: Uint8Array): void {
-  checked(
-    call("mfd_send_bytes", int32(fd), buffer(bytes), size(bytes.byteLength)),
-    `sending ${bytes.byteLength} bytes`,
-  );
+  checked(call("mfd_send_bytes", fd, bytes, bytes.byteLength), `sending ${bytes.byteLength} bytes`);
 }
 
 /**
@@ -57,13 +48,10 @@ export function sendBytes(fd: number, bytes: Uint8Array): void {
  * @throws {ChannelError} CHANNEL_BROKEN, CHANNEL_TIMEOUT.
  */
 export function receiveBytes(fd: number, out: Uint8Array): number {
-  return checked(
-    call("mfd_receive_bytes", int32(fd), buffer(out), size(out.byteLength)),
-    `receiving ${out.byteLength} bytes`,
-  );
+  return checked(call("mfd_receive_bytes", fd, out, out.byteLength), `receiving ${out.byteLength} bytes`);
 }
 
 /** Bounds every blocking send and receive on this socket, which then ends with CHANNEL_TIMEOUT; 0 for no bound. */
 export function setSocketTimeout(fd: number, timeoutMs: number): void {
-  checked(call("mfd_socket_timeout", int32(fd), int32(timeoutMs)), "bounding a socket's waits");
+  checked(call("mfd_socket_timeout", fd, timeoutMs), "bounding a socket's waits");
 }

@@ -7,7 +7,7 @@
  * when the worker has answered.
  */
 import { ChannelError } from "@multifd/protocol";
-import { buffer, call, callInNewThread, int32, text } from "./library.js";
+import { call, callInNewThread } from "./library.js";
 import { checked, errnoName, isErrno, nativeError } from "./native-result.js";
 
 /** Numeric hosts only. A unix path that starts with "@" names the abstract space. */
@@ -34,7 +34,7 @@ function mayPass(result: number): boolean {
  */
 export async function connectSocket(address: SocketAddress, timeoutMs: number): Promise<number> {
   const { host, port, name } = parts(address);
-  const result = await callInNewThread("mfd_connect", int32(address.family), text(host), int32(port), int32(timeoutMs));
+  const result = await callInNewThread("mfd_connect", address.family, host, port, timeoutMs);
   const action = `connecting to ${name}`;
   if (result < 0 && result > -4096 && mayPass(result)) {
     const errno = errnoName(result);
@@ -46,42 +46,39 @@ export async function connectSocket(address: SocketAddress, timeoutMs: number): 
 /** @throws {SystemError} SYSTEM_EADDRINUSE and its like. */
 export function listenSocket(address: SocketAddress, backlog: number): number {
   const { host, port, name } = parts(address);
-  return checked(
-    call("mfd_listen", int32(address.family), text(host), int32(port), int32(backlog)),
-    `listening on ${name}`,
-  );
+  return checked(call("mfd_listen", address.family, host, port, backlog), `listening on ${name}`);
 }
 
 /** The next waiting peer's socket; null when nobody waits. Never blocks. */
 export function acceptSocket(fd: number): number | null {
-  const result = call("mfd_accept", int32(fd));
+  const result = call("mfd_accept", fd);
   return isErrno(result, "EAGAIN") ? null : checked(result, "accepting a peer");
 }
 
 /** The port a TCP socket is bound to; 0 for a unix socket. */
 export function localPort(fd: number): number {
-  return checked(call("mfd_local_port", int32(fd)), `asking descriptor ${fd} for its port`);
+  return checked(call("mfd_local_port", fd), `asking descriptor ${fd} for its port`);
 }
 
 /** Ends both directions and wakes whoever is blocked on them. A socket already gone is no error. */
 export function shutdownSocket(fd: number): void {
-  const result = call("mfd_shutdown", int32(fd));
+  const result = call("mfd_shutdown", fd);
   if (!isErrno(result, "ENOTCONN", "EBADF")) checked(result, "shutting a socket down");
 }
 
 /** Ends our direction: the peer reads what is in flight, then the end of the stream. A socket already gone is no error. */
 export function shutdownSending(fd: number): void {
-  const result = call("mfd_shutdown_write", int32(fd));
+  const result = call("mfd_shutdown_write", fd);
   if (!isErrno(result, "ENOTCONN", "EBADF")) checked(result, "ending the sending side of a socket");
 }
 
 export function closeDescriptor(fd: number): void {
-  checked(call("mfd_close", int32(fd)), `closing descriptor ${fd}`);
+  checked(call("mfd_close", fd), `closing descriptor ${fd}`);
 }
 
 /** Two connected unix sockets. */
 export function socketPair(): [number, number] {
   const pair = new Int32Array(2);
-  checked(call("mfd_socketpair", buffer(new Uint8Array(pair.buffer))), "making a pair of sockets");
+  checked(call("mfd_socketpair", new Uint8Array(pair.buffer)), "making a pair of sockets");
   return [pair[0]!, pair[1]!];
 }
