@@ -1,6 +1,12 @@
-/** Thread entry of a receiving channel: takes its task, runs it, answers. */
-import { type ChannelResult, type ReceiveTask, runReceiveChannel } from "@multifd/dataplane";
+/** Thread entry of a receiving channel: takes a task, runs it, answers. */
+import {
+  attendMuster,
+  type ChannelResult,
+  type MusterTask,
+  type ReceiveTask,
+  runReceiveChannel,
+} from "@multifd/dataplane";
 
-export default function receiveChannel(task: ReceiveTask): ChannelResult {
-  return runReceiveChannel(task);
+export default function receiveChannel(task: MusterTask | ReceiveTask): ChannelResult {
+  return "present" in task ? attendMuster(task) : runReceiveChannel(task);
 }

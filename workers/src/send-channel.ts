@@ -1,6 +1,6 @@
-/** Thread entry of a sending channel: takes its task, runs it, answers. */
-import { type ChannelResult, runSendChannel, type SendTask } from "@multifd/dataplane";
+/** Thread entry of a sending channel: takes a task, runs it, answers. */
+import { attendMuster, type ChannelResult, type MusterTask, runSendChannel, type SendTask } from "@multifd/dataplane";
 
-export default function sendChannel(task: SendTask): ChannelResult {
-  return runSendChannel(task);
+export default function sendChannel(task: MusterTask | SendTask): ChannelResult {
+  return "present" in task ? attendMuster(task) : runSendChannel(task);
 }

@@ -2,11 +2,13 @@ export { DEVICE_STATE_BYTES_MAX, DeviceStage } from "./device-stage.js";
 export type {
   ChannelResult,
   DeviceStateArrived,
+  MusterTask,
   ReceiveBlock,
   ReceiveTask,
   SendBlock,
   SendTask,
 } from "./messages.js";
+export { attendMuster, dismissMuster } from "./muster.js";
 export { PACKET_KIND, PacketRing } from "./packet-ring.js";
 export { runReceiveChannel } from "./receive-channel.js";
 export { runSendChannel } from "./send-channel.js";

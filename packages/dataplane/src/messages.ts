@@ -1,12 +1,20 @@
 /**
  * Messages between the coordinator and the channel threads: all of them.
  *
- * A worker gets one task when its channel opens, and answers once when it ends.
+ * A worker gets a muster task when it starts and a channel's task when that opens,
+ * and answers each once.
  * In between the two sides meet in shared memory only; the one thing a worker
  * posts is a device's state, which has no place there.
  */
 import type { MessagePort } from "node:worker_threads";
 import type { Compression, ErrorDescription } from "@multifd/protocol";
+
+/** The first task of every thread. */
+export type MusterTask = {
+  /** One 32-bit word: how many have come. */
+  readonly present: SharedArrayBuffer;
+  readonly threads: number;
+};
 
 /** A RAM block as a sending thread sees it. Shared by index with the ring's slots. */
 export type SendBlock = {

@@ -73,7 +73,7 @@ class DestinationMigration {
   readonly #devicePorts: MessagePort[] = [];
   #cpu = process.cpuUsage();
   #startedMs = performance.now();
-  #threads: ChannelThreads | null = null;
+  readonly #threads: ChannelThreads;
   #channels: readonly Channel[] = [];
   #ram: PlacedRam | null = null;
   #meter: ProgressMeter | null = null;
@@ -90,6 +90,7 @@ class DestinationMigration {
     this.#job = job;
     this.#barrier = new SyncBarrier(job.peer.channels);
     this.#counters = createCounters(job.peer.channels);
+    this.#threads = new ChannelThreads("receive-channel", job.peer.channels);
     this.#failure = new FirstFailure(() => {
       this.#abort.abort();
       this.#barrier.ring();
@@ -161,7 +162,6 @@ class DestinationMigration {
     this.#ram = new PlacedRam(placements, pageBytes);
     this.#meter = new ProgressMeter(onEvent, () => this.#totals(), pageBytes);
     const receiveBlocks = this.#ram.receiveBlocks();
-    this.#threads = new ChannelThreads("receive-channel", this.#channels);
     const tasks = this.#channels.map((channel, index): ReceiveTask => {
       const { port1, port2 } = new MessageChannel();
       port1.on("message", (state: DeviceStateArrived) => this.#loadDeviceState(state));
@@ -178,7 +178,7 @@ class DestinationMigration {
         devices: port2,
       };
     });
-    this.#threads.start(tasks, (error) => this.#failure.fail(error));
+    this.#threads.start(this.#channels, tasks, (error) => this.#failure.fail(error));
     this.#waitingFor = "receiving";
     this.#meter.start();
     this.#meter.round(blocks.reduce((sum, block) => sum + block.pageCount, 0));
@@ -251,14 +251,9 @@ class DestinationMigration {
 
   async #close(): Promise<void> {
     this.#barrier.giveUp();
-    if (this.#threads !== null) {
-      this.#threads.shutDown();
-      await this.#threads.close();
-      this.#threads = null;
-    } else {
-      for (const channel of this.#channels) channel.close();
-    }
-    this.#channels = [];
+    this.#threads.shutDown();
+    await this.#threads.close();
+    for (const channel of this.#channels) channel.close(); // those that no thread was started for
     for (const port of this.#devicePorts.splice(0)) port.close();
     this.#ram?.close();
     this.#ram = null;

@@ -108,7 +108,7 @@ class SourceMigration {
   readonly #publisher: RoundPublisher;
   readonly #pacer: Pacer;
   readonly #meter: ProgressMeter;
-  #threads: ChannelThreads | null = null;
+  readonly #threads: ChannelThreads;
   #phase: Phase = "running";
   #rounds = 0;
   #pausedMs: number | null = null;
@@ -118,6 +118,7 @@ class SourceMigration {
     this.#job = job;
     this.#pageBytes = checkRam(guest);
     const pagesMax = packetPagesMax(this.#pageBytes);
+    this.#threads = new ChannelThreads("send-channel", peer.channels);
     this.#counters = createCounters(peer.channels);
     this.#ring = new PacketRing(pagesMax);
     this.#failure = new FirstFailure(() => {
@@ -193,7 +194,6 @@ class SourceMigration {
       address: BigInt(this.#mappings[index]!.address),
       lengthBytes: block.lengthBytes,
     }));
-    this.#threads = new ChannelThreads("send-channel", channels);
     const tasks = channels.map(
       (channel, index): SendTask => ({
         channel: index,
@@ -207,7 +207,7 @@ class SourceMigration {
         counters: this.#counters,
       }),
     );
-    this.#threads.start(tasks, (error) => this.#channelFailed(error));
+    this.#threads.start(channels, tasks, (error) => this.#channelFailed(error));
   }
 
   /** When the destination goes away for a reason it says so on the main channel: wait a little for that word. */
@@ -326,8 +326,8 @@ class SourceMigration {
   async #close(): Promise<void> {
     const acknowledged = this.#phase === "acknowledged";
     this.#ring.stop(acknowledged ? "end" : "giveUp");
-    if (!acknowledged) this.#threads?.shutDown();
-    await this.#threads?.close();
+    if (!acknowledged) this.#threads.shutDown();
+    await this.#threads.close();
     for (const mapping of this.#mappings) unmap(mapping);
     await this.#job.guest.tracker?.stop();
   }
