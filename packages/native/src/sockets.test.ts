@@ -32,9 +32,9 @@ function withPort(address: SocketAddress, port: number): SocketAddress {
 
 describe("sockets", () => {
   for (const [name, address] of addresses) {
-    it(`connect, carry bytes both ways and end over ${name}`, async function () {
+    it(`connect, carry bytes both ways and end over ${name}`, async () => {
       const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some((one) => one.address === "::1"));
-      if (address.family === 6 && !hasIpv6) this.skip();
+      assert.ok(address.family !== 6 || hasIpv6, "this machine has no IPv6 loopback address");
       const listener = listenSocket(address, 4);
       assert.equal(acceptSocket(listener), null);
       const ours = await connectSocket(withPort(address, localPort(listener)), 5000);
