@@ -20,9 +20,9 @@ import {
   sumCounters,
 } from "@multifd/dataplane";
 import type { RamBlock } from "@multifd/memory";
-import { ChannelError, type Compression, MigrationError } from "@multifd/protocol";
+import { ChannelError, type Compression } from "@multifd/protocol";
 import { ChannelThreads } from "./channel-threads.js";
-import type { EventSink, MigrationResult, MigrationTotals } from "./events.js";
+import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
 import type { DestinationGuest } from "./guest.js";
 import type { DestinationPeer, RoundPhase } from "./peer.js";
@@ -52,16 +52,8 @@ const WAKE_UP_MS = 200;
  *
  * @throws {MigrationError} what ended it; the guest has been abandoned then, and the source told, if it still listened.
  */
-export async function runDestination(job: DestinationJob): Promise<MigrationResult> {
-  try {
-    const result = await new DestinationMigration(job).run();
-    job.onEvent(result);
-    return result;
-  } catch (error) {
-    const failed = error instanceof MigrationError ? error : null;
-    job.onEvent({ event: "failed", code: failed?.code ?? "DEFECT", message: (error as Error).message });
-    throw error;
-  }
+export function runDestination(job: DestinationJob): Promise<MigrationResult> {
+  return tellOutcome(job.onEvent, () => new DestinationMigration(job).run());
 }
 
 class DestinationMigration {

@@ -5,6 +5,7 @@
  * lines or draws it. Bytes are bytes, times are milliseconds, rates are bytes
  * per second. Counters grow over the whole migration unless the name says round.
  */
+import { MigrationError } from "@multifd/protocol";
 
 /** Counters of one end. */
 export type MigrationTotals = {
@@ -55,3 +56,16 @@ export type MigrationResult = Extract<MigrationEvent, { event: "completed" }>;
 
 /** Called on the coordinator thread; must not throw and must not block. */
 export type EventSink = (event: MigrationEvent) => void;
+
+/** Runs a migration and tells its end, as the last event and the only one of its kind. @throws what `run` throws. */
+export async function tellOutcome(onEvent: EventSink, run: () => Promise<MigrationResult>): Promise<MigrationResult> {
+  try {
+    const result = await run();
+    onEvent(result);
+    return result;
+  } catch (error) {
+    const code = error instanceof MigrationError ? error.code : "DEFECT";
+    onEvent({ event: "failed", code, message: error instanceof Error ? error.message : String(error) });
+    throw error;
+  }
+}

@@ -41,7 +41,7 @@ import {
 } from "@multifd/protocol";
 import { ChannelThreads } from "./channel-threads.js";
 import { Convergence } from "./convergence.js";
-import type { EventSink, MigrationResult, MigrationTotals } from "./events.js";
+import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
 import type { DevicePart, DeviceState, SourceGuest } from "./guest.js";
 import { Pacer } from "./pacer.js";
@@ -82,16 +82,8 @@ type Phase = "running" | "paused" | "handed-over" | "acknowledged";
  * @throws {MigrationError} what ended it. With code ACKNOWLEDGEMENT_LOST the guest is left paused, for it may be
  *   running at the destination; after any other failure it runs here as before.
  */
-export async function runSource(job: SourceJob): Promise<MigrationResult> {
-  try {
-    const result = await new SourceMigration(job).run();
-    job.onEvent(result);
-    return result;
-  } catch (error) {
-    const failed = error instanceof MigrationError ? error : null;
-    job.onEvent({ event: "failed", code: failed?.code ?? "DEFECT", message: (error as Error).message });
-    throw error;
-  }
+export function runSource(job: SourceJob): Promise<MigrationResult> {
+  return tellOutcome(job.onEvent, () => new SourceMigration(job).run());
 }
 
 class SourceMigration {
