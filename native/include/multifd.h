@@ -172,6 +172,8 @@ MFD_API int64_t mfd_receive_descriptors(int32_t fd, uint8_t *out, double bytes, 
 MFD_API int64_t mfd_exchange_bitmap(uint8_t *bitmap, double bitmap_bytes, uint8_t *out, double out_bytes);
 /* The same from a mapping (a log shared with another process). */
 MFD_API int64_t mfd_exchange_mapped_bitmap(double address, double length, uint8_t *out, double out_bytes);
+/* Sets bits [first, first + count) of a log that others take from, each by an atomic OR. */
+MFD_API int64_t mfd_mark_pages(double address, double length, double first, double count);
 /* Registers a range of the calling process for asynchronous write protection; returns the userfaultfd that
  * keeps it registered. */
 MFD_API int64_t mfd_track_register(double address, double length);
@@ -185,6 +187,20 @@ MFD_API int64_t mfd_track_probe(int32_t *step);
  */
 MFD_API int64_t mfd_track_harvest(int32_t pagemap_fd, double start, double length, int32_t page_bytes,
                                   uint8_t *bitmap, double bitmap_bytes);
+
+/* ---- rings and events shared with another process ---- */
+
+/* Loads a 16-bit index of a ring in a mapping (acquire); `offset` is even. */
+MFD_API int64_t mfd_load_index(double address, double length, double offset);
+/* Stores one, fully ordered: everything written before is seen before it. */
+MFD_API int64_t mfd_store_index(double address, double length, double offset, int32_t value);
+/* An event descriptor, close-on-exec, that never blocks. */
+MFD_API int64_t mfd_eventfd(int32_t initial);
+MFD_API int64_t mfd_eventfd_signal(int32_t fd);
+/* Returns how often it was signalled since it was last taken, 0 for not at all; INT32_MAX stands for more. */
+MFD_API int64_t mfd_eventfd_take(int32_t fd);
+/* A pipe, close-on-exec: out[0] to read from, out[1] to write to. */
+MFD_API int64_t mfd_pipe(int32_t *out);
 
 /* ---- what this build and machine offer ---- */
 

@@ -531,6 +531,35 @@ static void test_bitmaps(void) {
   drop_block(block);
 }
 
+static void test_rings_and_events(void) {
+  const struct block block = make_block();
+  const double at = (double)(uintptr_t)block.at;
+  CHECK(mfd_store_index(at, 8, 6, 0xabcd) == 0 && mfd_load_index(at, 8, 6) == 0xabcd && block.at[6] == 0xcd);
+  CHECK(mfd_load_index(at, 8, 7) == MFD_E_OUTSIDE && mfd_load_index(at, 8, 3) == MFD_E_ARGUMENT);
+  CHECK(mfd_store_index(at, 8, 8, 0) == MFD_E_OUTSIDE && mfd_store_index(at, 8, 0, 65536) == MFD_E_ARGUMENT);
+  memset(block.at, 0, 16);
+  CHECK(mfd_mark_pages(at, 8, 6, 21) == 0);
+  CHECK(block.at[0] == 0xc0 && block.at[1] == 0xff && block.at[2] == 0xff && block.at[3] == 0x07);
+  CHECK(mfd_mark_pages(at, 8, 63, 1) == 0 && block.at[7] == 0x80 && block.at[8] == 0);
+  CHECK(mfd_mark_pages(at, 8, 64, 0) == 0 && mfd_mark_pages(at, 8, 63, 2) == MFD_E_OUTSIDE);
+  CHECK(mfd_mark_pages(at, 8, 9007199254740991.0, 1) == MFD_E_OUTSIDE);
+  CHECK(mfd_mark_pages(at, 8, 0.5, 1) == MFD_E_ARGUMENT && mfd_mark_pages(0, 8, 0, 1) == MFD_E_ARGUMENT);
+  drop_block(block);
+
+  const int32_t event = (int32_t)mfd_eventfd(0);
+  CHECK(event >= 0 && mfd_eventfd(-1) == MFD_E_ARGUMENT && mfd_eventfd_take(event) == 0);
+  CHECK(mfd_eventfd_signal(event) == 0 && mfd_eventfd_signal(event) == 0 && mfd_eventfd_take(event) == 2);
+  CHECK(fcntl(event, F_SETFL, 0) == 0 && mfd_eventfd_take(event) == 0); // must not wait either
+  mfd_close(event);
+  CHECK(mfd_eventfd_signal(-1) == -EBADF && mfd_eventfd_take(-1) == -EBADF);
+  int32_t ends[2];
+  CHECK(mfd_pipe(NULL) == MFD_E_ARGUMENT && mfd_pipe(ends) == 0);
+  char byte = 'x';
+  CHECK(write(ends[1], &byte, 1) == 1 && read(ends[0], &byte, 1) == 1);
+  mfd_close(ends[0]);
+  mfd_close(ends[1]);
+}
+
 /* A child registers and writes its own mapping of a shared file; the parent harvests. */
 static void test_tracking(void) {
   int32_t step = -1;
@@ -615,6 +644,7 @@ int main(void) {
   test_sockets();
   test_descriptors();
   test_bitmaps();
+  test_rings_and_events();
   test_tracking();
   CHECK(open_descriptors() == before);
   return 0;

@@ -11,11 +11,13 @@ export {
   type TrackingProbe,
   trackRegister,
 } from "./dirty-tracking.js";
+export { createEvent, createPipe, signalEvent, takeEvent } from "./events.js";
 export { limitScan, type NativeFeatures, nativeFeatures, threadCpuMs } from "./features.js";
 export { hugePageBytes, punchFile, reserveFile, seekData } from "./files.js";
 export { createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "./mapping.js";
 export { HEADER_BYTES_MAX, PAGES_MAX, PAYLOAD_BYTES_MAX, PacketBlock } from "./packet-block.js";
 export { clearPages, placePages, preparePacket, receiveHeader, receivePages, sendPacket } from "./packet-calls.js";
+export { loadIndex, markPages, storeIndex } from "./rings.js";
 export { peekBytes, pollReadable, receiveBytes, sendBytes, setSocketTimeout } from "./socket-streams.js";
 export {
   acceptSocket,

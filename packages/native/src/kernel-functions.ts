@@ -49,9 +49,17 @@ export const kernelFunctions = {
 
   mfd_exchange_bitmap: ["buffer", "size", "buffer", "size"],
   mfd_exchange_mapped_bitmap: ["size", "size", "buffer", "size"],
+  mfd_mark_pages: ["size", "size", "size", "size"],
   mfd_track_register: ["size", "size"],
   mfd_track_probe: ["buffer"],
   mfd_track_harvest: ["int32", "size", "size", "int32", "buffer", "size"],
+
+  mfd_load_index: ["size", "size", "size"],
+  mfd_store_index: ["size", "size", "size", "int32"],
+  mfd_eventfd: ["int32"],
+  mfd_eventfd_signal: ["int32"],
+  mfd_eventfd_take: ["int32"],
+  mfd_pipe: ["buffer"],
 
   mfd_features: [],
   mfd_scan_limit: ["int32"],

@@ -27,6 +27,7 @@ export {
   SystemError,
 } from "./errors.js";
 export {
+  bits64le,
   bytes,
   cstring,
   type FixedField,
@@ -37,8 +38,11 @@ export {
   reserved,
   u8,
   u16be,
+  u16le,
   u32be,
+  u32le,
   u64be,
+  u64le,
   type ValueField,
   type ValuesOf,
 } from "./layout.js";

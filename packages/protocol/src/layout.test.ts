@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { bytes, cstring, layout, reserved, u8, u16be, u32be, u64be } from "./layout.js";
+import { bits64le, bytes, cstring, layout, reserved, u8, u16be, u16le, u32be, u32le, u64be, u64le } from "./layout.js";
 
 const sample = layout(
   "sample",
@@ -41,6 +41,16 @@ describe("layout", () => {
       { noNullPrototype: true },
     );
     fc.assert(fc.property(any, (value) => assert.deepEqual(sample.decode(sample.encode(value)), value)));
+  });
+
+  it("puts the low byte first where a field says so", () => {
+    const little = layout("little", { a: u16le, b: u32le, c: u64le, d: bits64le }, { size: 22 });
+    const value = { a: 0x0102, b: 0x03040506, c: 0x07_0809_0a0b_0c, d: 0xf1f2_f3f4_f5f6_f7f8n };
+    const wire = little.encode(value);
+    assert.equal(Buffer.from(wire).toString("hex"), "020106050403" + "0c0b0a0908070000" + "f8f7f6f5f4f3f2f1");
+    assert.deepEqual(little.decode(wire), value);
+    assert.throws(() => little.decode(wire.fill(0xff)), { code: "WIRE_NUMBER_TOO_LARGE" });
+    assert.throws(() => little.encode({ ...value, d: -1n }), RangeError);
   });
 
   it("writes every one of its bytes, whatever lay there before", () => {

@@ -3,8 +3,8 @@
  *
  * A layout lists its fields in wire order and states the size that the
  * specification gives; loading the module fails if the two disagree, so a
- * forgotten field never gets as far as a peer. Everything is packed and
- * big-endian. Fields with a fixed value (a magic number, reserved bytes) are
+ * forgotten field never gets as far as a peer. Everything is packed; the names
+ * of number fields tell their byte order. Fields with a fixed value (a magic number, reserved bytes) are
  * part of the table but not of the values: encoding writes them, decoding
  * checks them.
  *
@@ -184,21 +184,57 @@ export const u32be = numberField(
 export const u64be = numberField(
   8,
   Number.MAX_SAFE_INTEGER,
-  (view, at, where) => {
-    const high = view.getUint32(at);
-    const low = view.getUint32(at + 4);
-    if (high >= 2 ** 21)
-      throw new ProtocolError(
-        "WIRE_NUMBER_TOO_LARGE",
-        `${where}: ${hex64(high, low)} came, values below 2^53 were due; the stream is damaged or hostile`,
-      );
-    return high * 2 ** 32 + low;
-  },
+  (view, at, where) => exact64(view.getUint32(at), view.getUint32(at + 4), where),
   (view, at, value) => {
     view.setUint32(at, value / 2 ** 32);
     view.setUint32(at + 4, value); // stores modulo 2^32
   },
 );
+
+export const u16le = numberField(
+  2,
+  0xffff,
+  (view, at) => view.getUint16(at, true),
+  (view, at, value) => view.setUint16(at, value, true),
+);
+
+export const u32le = numberField(
+  4,
+  0xffffffff,
+  (view, at) => view.getUint32(at, true),
+  (view, at, value) => view.setUint32(at, value, true),
+);
+
+/** Eight bytes as a number, as `u64be`. */
+export const u64le = numberField(
+  8,
+  Number.MAX_SAFE_INTEGER,
+  (view, at, where) => exact64(view.getUint32(at + 4, true), view.getUint32(at, true), where),
+  (view, at, value) => {
+    view.setUint32(at, value, true); // stores modulo 2^32
+    view.setUint32(at + 4, value / 2 ** 32, true);
+  },
+);
+
+/** Eight bytes of which each bit has its own meaning. */
+export const bits64le: ValueField<bigint> = {
+  kind: "value",
+  bytes: 8,
+  get: (view, at) => view.getBigUint64(at, true),
+  put: (view, at, value, where) => {
+    if (value < 0n || value >= 1n << 64n) throw new RangeError(`${where}: ${value} does not fit into 8 bytes`);
+    view.setBigUint64(at, value, true);
+  },
+};
+
+/** @throws {ProtocolError} WIRE_NUMBER_TOO_LARGE, if a number cannot hold it. */
+function exact64(high: number, low: number, where: string): number {
+  if (high < 2 ** 21) return high * 2 ** 32 + low;
+  throw new ProtocolError(
+    "WIRE_NUMBER_TOO_LARGE",
+    `${where}: ${hex64(high, low)} came, values below 2^53 were due; the stream is damaged or hostile`,
+  );
+}
 
 /** A 64-bit number in two halves, for messages: exact where a number is not. */
 export function hex64(high: number, low: number): string {
