@@ -14,3 +14,4 @@ export { runReceiveChannel } from "./receive-channel.js";
 export { runSendChannel } from "./send-channel.js";
 export { type ChannelTotals, createCounters, sumCounters } from "./shared-words.js";
 export { SyncBarrier } from "./sync-barrier.js";
+export { createZeroMarks, takeZeroRuns, type ZeroRun } from "./zero-marks.js";

@@ -22,6 +22,8 @@ export type SendBlock = {
   /** Of the read-only mapping. */
   readonly address: bigint;
   readonly lengthBytes: number;
+  /** From `createZeroMarks`, where zero pages do not go into packets; else null. */
+  readonly zeroMarks: SharedArrayBuffer | null;
 };
 
 export type SendTask = {

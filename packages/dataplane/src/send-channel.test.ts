@@ -9,6 +9,7 @@ import { assertZero, filledPage, ramPackets, runInThread, type TestBlock, takeAp
 import type { ChannelResult } from "./messages.js";
 import { PACKET_KIND, PacketRing } from "./packet-ring.js";
 import { createCounters, sumCounters } from "./shared-words.js";
+import { createZeroMarks, takeZeroRuns } from "./zero-marks.js";
 
 const METHOD_FLAG = { none: 0, zlib: 2, zstd: 4 } as const;
 
@@ -17,7 +18,9 @@ describe("send channel", () => {
   let ring: PacketRing;
   let stage: DeviceStage;
   let counters: SharedArrayBuffer;
+  let zeroMarks: readonly SharedArrayBuffer[] | null;
   beforeEach(() => {
+    zeroMarks = null;
     blocks = [testBlock("ram", 200), testBlock("/rom@etc/tables", 8)];
     for (let page = 0; page < 200; page++) if (page % 3 !== 0) blocks[0]!.write(page, filledPage(page));
     for (let page = 0; page < 8; page++) blocks[1]!.write(page, filledPage(page, 2));
@@ -30,7 +33,9 @@ describe("send channel", () => {
   });
 
   const sendBlocks = () =>
-    blocks.map(({ name, mapping: { address, lengthBytes } }) => ({ name, address: BigInt(address), lengthBytes }));
+    blocks.map(({ name, mapping: { address, lengthBytes } }, index) => {
+      return { name, address: BigInt(address), lengthBytes, zeroMarks: zeroMarks?.[index] ?? null };
+    });
 
   function publish(kind: number, block: number, pages: readonly number[]): void {
     const slot = ring.nextSlot();
@@ -113,6 +118,39 @@ describe("send channel", () => {
       }
       assert.deepEqual(sumCounters(counters), { wireBytes: wire.length, normalPages: 91, zeroPages: 47 });
       assert.equal(ring.arrived, 1);
+    });
+  }
+
+  for (const method of ["none", "zlib", "zstd"] as const) {
+    it(`marks zero pages instead of naming them where the destination takes none in packets: ${method}`, async () => {
+      const counts = [200, 8];
+      zeroMarks = counts.map(createZeroMarks);
+      publishRound();
+      ring.closeRound();
+      ring.stop("end");
+      const { wire } = await send(method);
+      const packets = ramPackets(takeApart(wire, method));
+      assert.deepEqual(
+        packets.map(({ normalPages, zeroPages, pages, packetNumber }) => [
+          normalPages,
+          zeroPages,
+          pages.length,
+          packetNumber,
+        ]),
+        [
+          [85, 0, 85, 0],
+          [3, 0, 3, 1],
+          [3, 0, 3, 2],
+          [0, 0, 0, 3], // the SYNC: a packet of zero pages only is not sent
+        ],
+      );
+      const first = wire.subarray(0, 1344);
+      assertZero(first.subarray(320 + 85 * 8), "no zero page is listed behind the normal ones");
+      const marked = [...takeZeroRuns(zeroMarks, counts)].map(({ block, pages }) => [block, [...pages]]);
+      const zeros = Array.from({ length: 128 }, (_, page) => page).filter((page) => page % 3 === 0);
+      assert.deepEqual(marked, [[0, [...zeros, 129, 132, 135, 150]]]);
+      assert.deepEqual(sumCounters(counters), { wireBytes: wire.length, normalPages: 91, zeroPages: 47 });
+      assert.equal(ring.sentPackets, 4);
     });
   }
 

@@ -5,7 +5,8 @@
  * waits for the next round. Per packet it crosses into C twice: `prepare` splits
  * the pages into normal and zero ones and compresses, `send` writes header and
  * payload; between the two the header is filled in here, for only then are the
- * counts known.
+ * counts known. Where the destination takes no zero pages in packets they are
+ * marked for the main channel instead, and a packet left empty is not sent.
  *
  * Blocks in send(2) and in Atomics.wait; the coordinator ends it by shutting the
  * socket down and stopping the ring. Owns its packet block and codec context.
@@ -27,6 +28,7 @@ import { DeviceStage } from "./device-stage.js";
 import type { ChannelResult, SendTask } from "./messages.js";
 import { CLAIM, PACKET_KIND, PacketRing } from "./packet-ring.js";
 import { COUNTER } from "./shared-words.js";
+import { markZeroPages } from "./zero-marks.js";
 
 /** Runs a channel until the ring stops it. Never throws for what can happen on a wire. */
 export function runSendChannel(task: SendTask): ChannelResult {
@@ -57,11 +59,14 @@ class PacketSender {
   readonly #claimed = { kind: 0, block: 0, count: 0 };
   readonly #codec: number;
   readonly #lengths: readonly bigint[];
+  /** Per block; null where zero pages go into packets. */
+  readonly #zeroMarks: readonly (Int32Array | null)[];
 
   constructor(task: SendTask) {
     const { compression, level, pageBytes } = task;
     this.#task = task;
     this.#lengths = task.blocks.map((block) => BigInt(block.lengthBytes));
+    this.#zeroMarks = task.blocks.map(({ zeroMarks }) => zeroMarks && new Int32Array(zeroMarks));
     this.#pagesMax = packetPagesMax(pageBytes);
     this.ring = new PacketRing(this.#pagesMax, task.ring);
     this.#stage = new DeviceStage(task.stage);
@@ -103,7 +108,15 @@ class PacketSender {
     packet.normalPages = this.#claimed.count;
     packet.zeroPages = 0;
     preparePacket(packet, true);
-    const { normalPages, zeroPages } = packet;
+    const { normalPages } = packet;
+    let { zeroPages } = packet;
+    const marks = this.#zeroMarks[this.#claimed.block]!;
+    if (marks !== null) {
+      markZeroPages(marks, packet.pages, normalPages, normalPages + zeroPages);
+      this.#count(0, 0, zeroPages);
+      if (normalPages === 0) return; // nothing is left to announce
+      zeroPages = 0;
+    }
     encodeRamPacketHeader(packet.headerView, 0, {
       flags: methodFlag(compression),
       pagesMax: this.#pagesMax,

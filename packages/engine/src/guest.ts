@@ -26,6 +26,11 @@ export type RamSource = {
   readonly descriptor: number;
   /** Where the block begins in that file. */
   readonly offsetBytes: number;
+  /**
+   * Set where the destination maps the same memory (QEMU: x-ignore-shared): the block is listed, at this address of
+   * the machine's RAM, and no page of it is sent.
+   */
+  readonly sharedAt?: number;
 };
 
 export interface SourceGuest {

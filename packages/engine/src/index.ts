@@ -9,7 +9,7 @@ export type {
   RamSource,
   SourceGuest,
 } from "./guest.js";
-export type { DestinationPeer, RoundPhase, SourcePeer, SourceWord } from "./peer.js";
+export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
 export { type KeptBlock, partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
 export { runSource, type SourceJob } from "./source.js";
 export { StoppedRam, type StoppedRest } from "./stopped-ram.js";

@@ -11,6 +11,15 @@ import type { Channel } from "@multifd/channel";
 import type { RamBlock } from "@multifd/memory";
 import type { DevicePart } from "./guest.js";
 
+/** A RAM block as a source lists it. */
+export type ListedBlock = RamBlock & {
+  /** As in `RamSource`: the destination has its bytes already. */
+  readonly sharedAt?: number;
+};
+
+/** Pages of one RAM block that are all zero; `pages` is good until the next run is asked for. */
+export type ZeroPages = { readonly block: RamBlock; readonly pages: Uint32Array };
+
 /** Which SYNC a record on the main channel pairs with. */
 export type RoundPhase = "setup" | "iterate" | "complete";
 
@@ -23,10 +32,15 @@ export interface SourcePeer {
   readonly mainBytes: number;
   /** Connects everything and introduces each channel: ready for packets. May be given up through `signal`. */
   connect(signal: AbortSignal): Promise<readonly Channel[]>;
+  /** Whether the destination of these devices takes zero pages in packets, or only from `closeRound`. */
+  zeroPagesGo(devices: DevicePart | null): "in-packets" | "on-main";
   /** Says what will come, up to the list of RAM blocks. `devices` is null where only RAM moves. */
-  begin(blocks: readonly RamBlock[], devices: DevicePart | null): Promise<void>;
-  /** Every channel has written the SYNC that closes a round: says so on the main channel. */
-  closeRound(phase: RoundPhase): Promise<void>;
+  begin(blocks: readonly ListedBlock[], devices: DevicePart | null): Promise<void>;
+  /**
+   * Every channel has written the SYNC that closes a round: says so on the main channel, behind the round's
+   * `zeroPages` that were not in packets.
+   */
+  closeRound(phase: RoundPhase, zeroPages: Iterable<ZeroPages>): Promise<void>;
   /**
    * Writes everything behind RAM. When it resolves the last byte has left for
    * the destination; when it rejects the destination cannot have the whole.
@@ -36,8 +50,10 @@ export interface SourcePeer {
    * The destination's word. Resolves once it has taken the guest over; rejects
    * with PEER_REFUSED when it says that it failed, with another error when the
    * main channel broke. Settles at any time from `connect` on; call once, then.
+   *
+   * @returns false where it cannot speak: then everything was sent, and no more is known.
    */
-  verdict(): Promise<void>;
+  verdict(): Promise<boolean>;
   /** Closes the main channel. Idempotent. */
   close(): void;
 }

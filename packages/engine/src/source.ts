@@ -15,17 +15,20 @@
  *
  * `handed-over` begins when the last byte has left: from then on the destination
  * may be running the guest, so a lost acknowledgement is reported, not guessed at,
- * and a cancellation comes too late.
+ * and a cancellation comes too late. A destination that cannot speak is taken at its
+ * silence: the guest is gone, and the result says that nobody acknowledged it.
  *
  * Runs on the coordinator thread; owns the channels, the threads and the mappings.
  */
 import {
   createCounters,
+  createZeroMarks,
   DEVICE_STATE_BYTES_MAX,
   DeviceStage,
   PacketRing,
   type SendTask,
   sumCounters,
+  takeZeroRuns,
 } from "@multifd/dataplane";
 import { DirtyBitmap } from "@multifd/memory";
 import { type Mapping, mapFile, unmap } from "@multifd/native";
@@ -36,6 +39,7 @@ import {
   MigrationError,
   PACKET_GUEST_BYTES,
   packetPagesMax,
+  placeError,
   ramPacketBytes,
   SystemError,
 } from "@multifd/protocol";
@@ -45,7 +49,7 @@ import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome
 import { FirstFailure } from "./first-failure.js";
 import type { DevicePart, DeviceState, SourceGuest } from "./guest.js";
 import { Pacer } from "./pacer.js";
-import type { SourcePeer } from "./peer.js";
+import type { SourcePeer, ZeroPages } from "./peer.js";
 import { ProgressMeter } from "./progress-meter.js";
 import { RoundPublisher } from "./round-publisher.js";
 import { StallWatch } from "./stall-watch.js";
@@ -96,12 +100,17 @@ class SourceMigration {
   readonly #ring: PacketRing;
   readonly #stage = new DeviceStage();
   readonly #mappings: Mapping[] = [];
+  /** One per RAM block; null where zero pages go into packets. */
+  readonly #zeroMarks: readonly SharedArrayBuffer[] | null;
   readonly #pageBytes: number;
   readonly #publisher: RoundPublisher;
   readonly #pacer: Pacer;
   readonly #meter: ProgressMeter;
   readonly #threads: ChannelThreads;
   #phase: Phase = "running";
+  /** What is being done, for messages. */
+  #step = "connecting";
+  #acknowledged = false;
   #rounds = 0;
   #pausedMs: number | null = null;
 
@@ -112,6 +121,10 @@ class SourceMigration {
     const pagesMax = packetPagesMax(this.#pageBytes);
     this.#threads = new ChannelThreads("send-channel", peer.channels);
     this.#counters = createCounters(peer.channels);
+    this.#zeroMarks =
+      peer.zeroPagesGo(job.devices) === "on-main"
+        ? guest.ram.map(({ block }) => createZeroMarks(block.pageCount))
+        : null;
     this.#ring = new PacketRing(pagesMax);
     this.#failure = new FirstFailure(() => {
       this.#abort.abort();
@@ -135,7 +148,7 @@ class SourceMigration {
     const stall = new StallWatch(
       stallTimeoutMs,
       () => this.#totals().wireBytes,
-      () => (this.#phase === "handed-over" ? "waiting for the destination's word" : "sending"),
+      () => this.#step,
       (error) => this.#failure.fail(error),
     );
     try {
@@ -155,21 +168,24 @@ class SourceMigration {
 
   async #migrate(): Promise<void> {
     const { peer, guest, devices } = this.#job;
-    const blocks = guest.ram.map((ram) => ram.block);
+    const blocks = guest.ram.map(({ block, sharedAt }) => (sharedAt === undefined ? block : { ...block, sharedAt }));
     await this.#connect();
     const verdict = peer.verdict();
     // An early word of the destination is always a refusal; it outranks the broken channels that follow it.
     verdict.catch((error: unknown) => this.#failure.fail(error));
 
+    this.#step = "setting up";
     await this.#failure.race(peer.begin(blocks, devices));
     await this.#sendRound([], [], "setup");
     this.#meter.start();
     const dirty = await this.#precopy();
     const states = await this.#failure.race(this.#deviceStates());
     await this.#sendRound(dirty, states, "complete");
+    this.#step = "sending the device part";
     await this.#failure.race(peer.finish(devices));
     this.#phase = "handed-over";
-    await this.#failure.race(verdict);
+    this.#step = "waiting for the destination's word";
+    this.#acknowledged = await this.#failure.race(verdict);
     this.#phase = "acknowledged";
   }
 
@@ -185,6 +201,7 @@ class SourceMigration {
       name: block.name,
       address: BigInt(this.#mappings[index]!.address),
       lengthBytes: block.lengthBytes,
+      zeroMarks: this.#zeroMarks?.[index] ?? null,
     }));
     const tasks = channels.map(
       (channel, index): SendTask => ({
@@ -215,13 +232,16 @@ class SourceMigration {
     const { tracker } = guest;
     const blocks = guest.ram.map((ram) => ram.block);
     const dirty = blocks.map((block) => new DirtyBitmap(block.pageCount));
+    const fill = () => {
+      for (const [block, bitmap] of dirty.entries()) if (!this.#isShared(block)) bitmap.fill();
+    };
     if (tracker === null) {
-      for (const bitmap of dirty) bitmap.fill();
+      fill();
       return dirty;
     }
     const convergence = new Convergence(this.#job);
     await this.#failure.race(tracker.start(blocks));
-    for (const bitmap of dirty) bitmap.fill();
+    fill();
     for (;;) {
       const before = sumCounters(this.#counters).normalPages;
       const startedMs = performance.now();
@@ -248,7 +268,12 @@ class SourceMigration {
   }
 
   #harvest(dirty: readonly DirtyBitmap[]): void {
-    for (const [block, bitmap] of dirty.entries()) this.#job.guest.tracker?.harvest(block, bitmap);
+    for (const [block, bitmap] of dirty.entries())
+      if (!this.#isShared(block)) this.#job.guest.tracker?.harvest(block, bitmap);
+  }
+
+  #isShared(block: number): boolean {
+    return this.#job.guest.ram[block]!.sharedAt !== undefined;
   }
 
   async #pause(): Promise<void> {
@@ -274,6 +299,7 @@ class SourceMigration {
     const { onEvent, peer } = this.#job;
     if (phase !== "setup") {
       this.#rounds++;
+      this.#step = `sending round ${this.#rounds}${phase === "complete" ? ", the last" : ""}`;
       const dirtyPages = countPages(dirty);
       onEvent({ event: "round", round: this.#rounds, dirtyPages, dirtyBytes: dirtyPages * this.#pageBytes });
       this.#meter.round(dirtyPages);
@@ -281,7 +307,15 @@ class SourceMigration {
     // The last round of a live guest is its downtime: that goes as fast as it can.
     const paced = phase === "iterate" || this.#job.guest.tracker === null;
     await this.#publisher.sendRound(dirty, states, () => (paced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY));
-    await this.#failure.race(peer.closeRound(phase));
+    await this.#failure.race(peer.closeRound(phase, this.#zeroPages()));
+  }
+
+  /** What the channels have marked in the round; to be asked for when all have arrived. */
+  *#zeroPages(): Generator<ZeroPages> {
+    if (this.#zeroMarks === null) return;
+    const blocks = this.#job.guest.ram.map(({ block }) => block);
+    const pageCounts = blocks.map(({ pageCount }) => pageCount);
+    for (const { block, pages } of takeZeroRuns(this.#zeroMarks, pageCounts)) yield { block: blocks[block]!, pages };
   }
 
   #packetsAllowed(): number {
@@ -290,8 +324,11 @@ class SourceMigration {
   }
 
   /** Answers a failure by the phase it met. @returns the error to tell. */
-  async #settle(error: unknown): Promise<unknown> {
-    const refused = error instanceof MigrationError && error.code === "PEER_REFUSED";
+  async #settle(seen: unknown): Promise<unknown> {
+    const refused = seen instanceof MigrationError && seen.code === "PEER_REFUSED";
+    // A link breaks with few words: say at what.
+    const broken = refused || (seen instanceof MigrationError && seen.code === "CHANNEL_BROKEN");
+    const error = broken ? placeError(seen, this.#step) : seen;
     if (this.#phase === "handed-over" && !refused) {
       const reason = error instanceof Error ? error.message : String(error);
       return new ChannelError(
@@ -327,7 +364,7 @@ class SourceMigration {
   #totals(): MigrationTotals {
     const { guest, peer } = this.#job;
     const { wireBytes, normalPages, zeroPages } = sumCounters(this.#counters);
-    const ramBytes = guest.ram.reduce((sum, ram) => sum + ram.block.lengthBytes, 0);
+    const ramBytes = guest.ram.reduce((sum, ram) => sum + (ram.sharedAt === undefined ? ram.block.lengthBytes : 0), 0);
     return { ramBytes, wireBytes: wireBytes + peer.mainBytes, normalPages, zeroPages, rounds: this.#rounds };
   }
 
@@ -340,7 +377,7 @@ class SourceMigration {
       totalMs: Math.round(now - this.#startedMs),
       downtimeMs: this.#pausedMs === null ? null : Math.round(now - this.#pausedMs),
       cpuSeconds: (cpu.user + cpu.system) / 1e6,
-      acknowledged: true,
+      acknowledged: this.#acknowledged,
     };
   }
 }

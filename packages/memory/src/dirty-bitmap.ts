@@ -5,8 +5,8 @@
  * little-endian machine is also byte i >> 3, bit i & 7: the C library and
  * vhost-user logs see the same bits. Bits past the last page stay clear.
  *
- * Owned by one thread. A bitmap that others write meanwhile is taken word by
- * word with an atomic exchange first (the trackers' business), never read here.
+ * Owned by one thread at a time. A bitmap that others write meanwhile is taken word
+ * by word with an atomic exchange first (the trackers' business), never read here.
  */
 export class DirtyBitmap {
   readonly pageCount: number;
@@ -14,10 +14,12 @@ export class DirtyBitmap {
   /** The same bits as bytes, for the C library. */
   readonly bytes: Uint8Array;
 
-  constructor(pageCount: number) {
+  /** @param shared  The bits' memory, in whole 64-bit words, where others set them; fresh memory unless given. */
+  constructor(pageCount: number, shared?: SharedArrayBuffer) {
     this.pageCount = pageCount;
     // Whole 64-bit words: logs and PAGEMAP_SCAN harvests come in those.
-    this.words = new Uint32Array(Math.ceil(pageCount / 64) * 2);
+    const words = Math.ceil(pageCount / 64) * 2;
+    this.words = shared === undefined ? new Uint32Array(words) : new Uint32Array(shared, 0, words);
     this.bytes = new Uint8Array(this.words.buffer);
   }
 

@@ -3,17 +3,20 @@
  *
  *   QEVM, configuration, OPEN_RETURN_PATH, PING, RAM set-up │ SYNC, FLUSH │ parts … │ complete │ devices, end
  *
- * A FLUSH goes out only after every channel has written its SYNC, for the
- * destination stops each channel at its SYNC until it has read the FLUSH: the other order
- * could block both sides for good. The return path is always opened: without its
- * SHUT a source only knows that it has sent everything, not that it arrived.
+ * A FLUSH (to an older destination: a section's end) goes out only after every channel has
+ * written its SYNC, for the destination stops each channel at its SYNC until it has
+ * read the FLUSH: the other order could block both sides for good. The round's zero
+ * pages, where they go on main, stand before it: so none of them can meet a
+ * page of another round. The return path is opened unless it is known to be useless:
+ * without its SHUT a source only knows that it has sent everything, not that it arrived.
  * Source: QEMU 10.0, migration/savevm.c, qemu_savevm_state_setup(); migration/ram.c, ram_save_setup().
  */
 import { type Address, Channel, formatAddress, MainChannel } from "@multifd/channel";
-import type { DevicePart, RoundPhase, SourcePeer } from "@multifd/engine";
-import type { RamBlock } from "@multifd/memory";
+import type { DevicePart, ListedBlock, RoundPhase, SourcePeer, ZeroPages } from "@multifd/engine";
 import { sendBytes } from "@multifd/native";
 import {
+  addCapability,
+  CAPABILITY_IGNORE_SHARED,
   ChannelError,
   decodeReturnPath,
   emptyVmDescription,
@@ -27,8 +30,11 @@ import {
   encodeRamSectionEnd,
   encodeRamStart,
   encodeStreamEnd,
+  encodeZeroPages,
   ProtocolError,
+  type RamBlockEntry,
 } from "@multifd/protocol";
+import { type Dialect, dialectOf } from "./dialect.js";
 
 export type QemuSourceTerms = {
   readonly address: Address;
@@ -36,6 +42,10 @@ export type QemuSourceTerms = {
   /** The VM's, borne by every channel's init message; zeros when it has none. */
   readonly uuid?: Uint8Array;
   readonly connectTimeoutMs: number;
+  /** What of the destination's dialect its machine type does not tell. */
+  readonly dialect?: Partial<Dialect>;
+  /** `none` where the destination's words cannot reach us. */
+  readonly returnPath?: "open" | "none";
 };
 
 /** Where only RAM moves there is no machine; the name has to be something. */
@@ -43,6 +53,12 @@ const NO_MACHINE = "none";
 /** The RAM section's number where no device part came with one. */
 const RAM_SECTION_ID = 1;
 const PING_VALUE = 1;
+const RETURN_PATH_COMMANDS = [
+  encodeCommand({ name: "open-return-path" }),
+  encodeCommand({ name: "ping", value: PING_VALUE }),
+];
+/** How long a destination without return path may take to read the rest before we close. */
+const CLOSE_MS = 5000;
 
 export class QemuSourcePeer implements SourcePeer {
   readonly name: string;
@@ -51,10 +67,18 @@ export class QemuSourcePeer implements SourcePeer {
   #main: MainChannel | null = null;
   #ramSectionId = RAM_SECTION_ID;
   #pageBytes = 0;
-  #finished = false;
+  #dialect: Dialect;
+  /** Set before the last write: the answer may come before that is confirmed. */
+  #finishing = false;
+  readonly #finished: Promise<void>;
+  #finish: () => void = () => {};
 
   constructor(terms: QemuSourceTerms) {
     this.#terms = terms;
+    this.#dialect = dialectOf(NO_MACHINE, terms.dialect ?? {});
+    this.#finished = new Promise((resolve) => {
+      this.#finish = resolve;
+    });
     this.channels = terms.channels;
     this.name = `destination at ${formatAddress(terms.address)}`;
   }
@@ -90,38 +114,64 @@ export class QemuSourcePeer implements SourcePeer {
     }
   }
 
-  async begin(blocks: readonly RamBlock[], devices: DevicePart | null): Promise<void> {
+  zeroPagesGo(devices: DevicePart | null): Dialect["zeroPages"] {
+    return this.#dialectFor(devices).zeroPages;
+  }
+
+  async begin(blocks: readonly ListedBlock[], devices: DevicePart | null): Promise<void> {
     this.#pageBytes = blocks[0]!.pageBytes;
     this.#ramSectionId = devices?.ramSectionId ?? RAM_SECTION_ID;
+    this.#dialect = this.#dialectFor(devices);
+    const configuration = devices?.configuration ?? encodeConfiguration(bareConfiguration(this.#pageBytes));
+    const ignoreShared = blocks.some(({ sharedAt }) => sharedAt !== undefined);
     await this.#write(
       encodeFileHeader(),
-      devices?.configuration ?? encodeConfiguration(bareConfiguration(this.#pageBytes)),
-      encodeCommand({ name: "open-return-path" }),
-      encodeCommand({ name: "ping", value: PING_VALUE }),
-      encodeRamStart(this.#ramSectionId, blocks),
+      ignoreShared ? addCapability(configuration, CAPABILITY_IGNORE_SHARED) : configuration,
+      ...(this.#terms.returnPath === "none" ? [] : RETURN_PATH_COMMANDS),
+      encodeRamStart(this.#ramSectionId, ignoreShared ? blocks.map(withAddress) : blocks),
     );
   }
 
-  async closeRound(phase: RoundPhase): Promise<void> {
+  async closeRound(phase: RoundPhase, zeroPages: Iterable<ZeroPages>): Promise<void> {
+    const { syncPer } = this.#dialect;
+    let before = this.#sectionStart(phase);
+    for (const { block, pages } of zeroPages) {
+      await this.#write(...before, encodeZeroPages(block.name, pages, block.pageBytes));
+      before = [];
+    }
+    const flush = syncPer === "round" ? [encodeFlush()] : [];
+    await this.#write(...before, ...flush, encodeRamSectionEnd(this.#ramSectionId));
+  }
+
+  #sectionStart(phase: RoundPhase): readonly Uint8Array[] {
     const id = this.#ramSectionId;
-    const end = [encodeFlush(), encodeRamSectionEnd(id)];
     switch (phase) {
-      case "setup": // its section is open since `begin`
-        return this.#write(...end);
+      case "setup": // open since `begin`
+        return [];
       case "iterate":
-        return this.#write(encodeRamPart(id), ...end);
-      case "complete":
-        return this.#write(encodeRamComplete(id), ...end);
+        return [encodeRamPart(id)];
+      case "complete": {
+        const command = this.#dialect.switchoverStart ? [encodeCommand({ name: "switchover-start" })] : [];
+        return [...command, encodeRamComplete(id)];
+      }
     }
   }
 
   async finish(devices: DevicePart | null): Promise<void> {
-    this.#finished = true; // before the write: the answer may come before the write is confirmed
+    this.#finishing = true;
     await this.#write(devices?.sections ?? encodeStreamEnd(emptyVmDescription(this.#pageBytes)));
+    this.#finish();
   }
 
-  async verdict(): Promise<void> {
-    for await (const message of decodeReturnPath(this.#main!.source)) {
+  async verdict(): Promise<boolean> {
+    const main = this.#main!;
+    if (this.#terms.returnPath === "none") {
+      await this.#finished;
+      await main.end();
+      await main.drain(CLOSE_MS);
+      return false;
+    }
+    for await (const message of decodeReturnPath(main.source)) {
       if (message.kind !== "shut") continue;
       if (message.status !== 0) {
         throw new ProtocolError(
@@ -129,7 +179,7 @@ export class QemuSourcePeer implements SourcePeer {
           `the destination reports that it failed (status ${message.status}); its own log says why`,
         );
       }
-      if (this.#finished) return;
+      if (this.#finishing) return true;
       throw new ProtocolError("RETURN_PATH_EARLY", "the destination reports success before everything was sent");
     }
     throw new ChannelError("CHANNEL_BROKEN", "main channel: the destination closed it without a word");
@@ -139,9 +189,18 @@ export class QemuSourcePeer implements SourcePeer {
     this.#main?.destroy();
   }
 
+  #dialectFor(devices: DevicePart | null): Dialect {
+    return dialectOf(devices?.machineType ?? NO_MACHINE, this.#terms.dialect ?? {});
+  }
+
   #write(...pieces: readonly Uint8Array[]): Promise<void> {
     return this.#main!.write(Buffer.concat(pieces));
   }
+}
+
+/** With x-ignore-shared every block bears an address, and only those of shared ones are looked at. */
+function withAddress({ name, lengthBytes, sharedAt }: ListedBlock): RamBlockEntry {
+  return { name, lengthBytes, address: sharedAt ?? 0 };
 }
 
 function bareConfiguration(pageBytes: number): { machineType: string; targetPageBits?: number } {

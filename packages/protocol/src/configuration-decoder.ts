@@ -11,7 +11,14 @@
 import { ByteWriter } from "./byte-writer.js";
 import { encodeText } from "./layout.js";
 import type { MainEvent, MainStreamLimits } from "./main-events.js";
-import { CAPABILITY_MAPPED_RAM, SECTION_CONFIGURATION, SECTION_SUBSECTION } from "./main-stream.js";
+import {
+  CAPABILITIES_SUBSECTION,
+  CAPABILITY_MAPPED_RAM,
+  PAGE_BITS_SUBSECTION,
+  SECTION_CONFIGURATION,
+  SECTION_SUBSECTION,
+  UUID_SUBSECTION,
+} from "./main-stream.js";
 import type { StreamReader } from "./stream-reader.js";
 
 export type Configuration = Extract<MainEvent, { kind: "configuration" }>;
@@ -23,7 +30,7 @@ const PAGE_BITS_MAX = 16;
 const CAPABILITIES_MAX = 64;
 
 /** In the order that they come. */
-const SUBSECTIONS = ["configuration/target-page-bits", "configuration/capabilities", "configuration/uuid"];
+const SUBSECTIONS = [PAGE_BITS_SUBSECTION, CAPABILITIES_SUBSECTION, UUID_SUBSECTION];
 
 /**
  * Decodes the configuration behind its section type.

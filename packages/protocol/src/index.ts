@@ -46,7 +46,13 @@ export {
   type ValueField,
   type ValuesOf,
 } from "./layout.js";
-export { type MachineVersion, machineTypeVersion, takesZeroPagesInPackets, usesPerRoundSync } from "./machine-type.js";
+export {
+  expectsSwitchoverStart,
+  type MachineVersion,
+  machineTypeVersion,
+  takesZeroPagesInPackets,
+  usesPerRoundSync,
+} from "./machine-type.js";
 export {
   DEFAULT_LIMITS,
   type MainEvent,
@@ -55,6 +61,8 @@ export {
   type RamPhase,
 } from "./main-events.js";
 export {
+  addCapability,
+  CAPABILITY_IGNORE_SHARED,
   emptyVmDescription,
   encodeCommand,
   encodeConfiguration,
