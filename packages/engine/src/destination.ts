@@ -29,6 +29,7 @@ import type { DestinationPeer, RoundPhase } from "./peer.js";
 import { PlacedRam } from "./placed-ram.js";
 import { ProgressMeter } from "./progress-meter.js";
 import { StallWatch } from "./stall-watch.js";
+import { awaitSync } from "./sync-wait.js";
 
 export type DestinationJob = {
   readonly guest: DestinationGuest;
@@ -193,18 +194,9 @@ class DestinationMigration {
   async #sync(phase: RoundPhase): Promise<void> {
     const sync = ++this.#syncs;
     if (phase !== "setup") this.#rounds++;
-    for (;;) {
-      const bell = this.#barrier.bell;
-      this.#failure.check();
-      const missing = this.#barrier.missing(sync);
-      if (missing.length === 0) break;
+    await awaitSync(this.#barrier, sync, this.#failure, (missing) => {
       this.#waitingFor = `waiting for the SYNC of channel ${missing.join(", ")}`;
-      // A channel arrives before it ends, so whoever has ended and is still missing will not come.
-      const gone = missing.filter((channel) => this.#barrier.ended(channel));
-      const lost = this.#barrier.missing(sync).filter((channel) => gone.includes(channel));
-      if (lost.length > 0) throw endedEarly(lost, sync);
-      await this.#barrier.waitForBell(bell, WAKE_UP_MS);
-    }
+    });
     this.#waitingFor = "receiving";
     this.#barrier.release(sync);
   }
@@ -274,11 +266,4 @@ class DestinationMigration {
       acknowledged,
     };
   }
-}
-
-function endedEarly(channels: readonly number[], sync: number): ChannelError {
-  return new ChannelError(
-    "CHANNEL_ENDED_EARLY",
-    `channel ${channels.join(", ")}: the stream ended before SYNC ${sync}, which the main channel has announced; the source or the link went away`,
-  );
 }

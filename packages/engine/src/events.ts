@@ -58,7 +58,10 @@ export type MigrationResult = Extract<MigrationEvent, { event: "completed" }>;
 export type EventSink = (event: MigrationEvent) => void;
 
 /** Runs a migration and tells its end, as the last event and the only one of its kind. @throws what `run` throws. */
-export async function tellOutcome(onEvent: EventSink, run: () => Promise<MigrationResult>): Promise<MigrationResult> {
+export async function tellOutcome<Result extends MigrationResult>(
+  onEvent: EventSink,
+  run: () => Promise<Result>,
+): Promise<Result> {
   try {
     const result = await run();
     onEvent(result);

@@ -1,26 +1,18 @@
 /**
  * QEMU as the source: reads its main channel, answers on its return path.
  *
- * Turns the stream's events into what the engine waits for. How SYNC pairs with
- * the main channel is not signalled: a source that syncs per round (machine types
- * from 8.1 on) shows a FLUSH record in the very first RAM section, an older one
- * does not, and pairs each section's end with a SYNC instead.
+ * Turns the stream's events into what the engine waits for.
  *
  * The same words come from our own source: there is one wire.
  * Source: QEMU 10.0, migration/ram.c, ram_load_precopy(); migration/savevm.c, qemu_loadvm_state_main().
  */
 import { type Address, formatAddress, MainChannel } from "@multifd/channel";
-import type { DestinationPeer, RoundPhase, SourceWord } from "@multifd/engine";
-import { describeRamBlock, type RamBlock } from "@multifd/memory";
-import {
-  decodeMainStream,
-  encodePong,
-  encodeShut,
-  type MainEvent,
-  ProtocolError,
-  type RamBlockListEntry,
-} from "@multifd/protocol";
+import type { DestinationPeer, SourceWord } from "@multifd/engine";
+import type { RamBlock } from "@multifd/memory";
+import { decodeMainStream, encodePong, encodeShut, type MainEvent, ProtocolError } from "@multifd/protocol";
+import { describeBlocks } from "./ram-block-list.js";
 import { type Connections, Reception, type ReceptionTerms } from "./reception.js";
+import { SyncPairing } from "./sync-pairing.js";
 
 /** How long a source may take to hear that we failed before we close. */
 const REFUSE_MS = 1000;
@@ -36,8 +28,7 @@ export class QemuDestinationPeer implements DestinationPeer {
   #ramSectionId = 0;
   #blocks: readonly RamBlock[] = [];
   #indexes: ReadonlyMap<string, number> = new Map();
-  /** Null until the set-up section has shown it. */
-  #syncPer: "round" | "section" | null = null;
+  readonly #pairing = new SyncPairing();
 
   private constructor(reception: Reception, channels: number) {
     this.#reception = reception;
@@ -84,11 +75,8 @@ export class QemuDestinationPeer implements DestinationPeer {
           yield { kind: "ram-blocks", blocks: this.#blocks };
           break;
         case "flush":
-          this.#syncPer ??= "round";
-          yield { kind: "sync", phase: event.phase };
-          break;
         case "section-end":
-          if (this.#endsRound(event.phase)) yield { kind: "sync", phase: event.phase };
+          if (this.#pairing.pairs(event)) yield { kind: "sync", phase: event.phase };
           break;
         case "zero-pages":
           yield { kind: "pages", block: this.#indexes.get(event.block)!, pages: event.pages, bytes: null };
@@ -114,11 +102,6 @@ export class QemuDestinationPeer implements DestinationPeer {
       case "switchover-start":
         break;
     }
-  }
-
-  #endsRound(phase: RoundPhase): boolean {
-    if (phase === "setup") this.#syncPer ??= "section";
-    return this.#syncPer === "section";
   }
 
   #page(event: Extract<MainEvent, { kind: "page" }>): SourceWord {
@@ -162,15 +145,4 @@ function checkConfiguration(configuration: Configuration): Configuration {
     "CAPABILITY",
     "the source leaves shared RAM out of its stream (capability x-ignore-shared); switch that off, or no guest arrives",
   );
-}
-
-function describeBlocks(entries: readonly RamBlockListEntry[], pageBytes: number): RamBlock[] {
-  return entries.map(({ name, lengthBytes }) => {
-    const block = describeRamBlock(name, lengthBytes, pageBytes);
-    if (block !== null) return block;
-    throw new ProtocolError(
-      "RAM_BLOCK_SIZE",
-      `RAM block "${name}" has ${lengthBytes} bytes, a whole number of ${pageBytes}-byte pages below 2^32 was due; use the same guest page size on both sides`,
-    );
-  });
 }

@@ -32,7 +32,12 @@ export type ReceptionTerms = {
   readonly handshakeTimeoutMs: number;
 };
 
-export type Connections = { readonly main: Channel; readonly channels: readonly Channel[] };
+export type Connections = {
+  readonly main: Channel;
+  readonly channels: readonly Channel[];
+  /** The VM's, as every channel bore it. */
+  readonly uuid: Uint8Array;
+};
 
 /** One poll lasts no longer than this, so that giving up is noticed. */
 const POLL_MS = 100;
@@ -80,7 +85,8 @@ export class Reception {
         if (this.#idle()) deadline = Number.POSITIVE_INFINITY;
         else if (deadline === Number.POSITIVE_INFINITY) deadline = performance.now() + this.#terms.handshakeTimeoutMs;
       }
-      const connections = { main: this.#main!, channels: this.#channels.splice(0) as Channel[] };
+      const channels = this.#channels.splice(0) as Channel[];
+      const connections = { main: this.#main!, channels, uuid: this.#uuid! };
       this.#main = null;
       return connections;
     } finally {

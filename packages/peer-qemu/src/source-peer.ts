@@ -11,9 +11,8 @@
  * without its SHUT a source only knows that it has sent everything, not that it arrived.
  * Source: QEMU 10.0, migration/savevm.c, qemu_savevm_state_setup(); migration/ram.c, ram_save_setup().
  */
-import { type Address, Channel, formatAddress, MainChannel } from "@multifd/channel";
+import { type Channel, formatAddress, type MainChannel } from "@multifd/channel";
 import type { DevicePart, ListedBlock, RoundPhase, SourcePeer, ZeroPages } from "@multifd/engine";
-import { sendBytes } from "@multifd/native";
 import {
   addCapability,
   CAPABILITY_IGNORE_SHARED,
@@ -24,7 +23,6 @@ import {
   encodeConfiguration,
   encodeFileHeader,
   encodeFlush,
-  encodeMultifdInit,
   encodeRamComplete,
   encodeRamPart,
   encodeRamSectionEnd,
@@ -34,14 +32,10 @@ import {
   ProtocolError,
   type RamBlockEntry,
 } from "@multifd/protocol";
+import { connectDestination, type DestinationTerms } from "./connect-destination.js";
 import { type Dialect, dialectOf } from "./dialect.js";
 
-export type QemuSourceTerms = {
-  readonly address: Address;
-  readonly channels: number;
-  /** The VM's, borne by every channel's init message; zeros when it has none. */
-  readonly uuid?: Uint8Array;
-  readonly connectTimeoutMs: number;
+export type QemuSourceTerms = DestinationTerms & {
   /** What of the destination's dialect its machine type does not tell. */
   readonly dialect?: Partial<Dialect>;
   /** `none` where the destination's words cannot reach us. */
@@ -88,30 +82,9 @@ export class QemuSourcePeer implements SourcePeer {
   }
 
   async connect(signal: AbortSignal): Promise<readonly Channel[]> {
-    const { address, connectTimeoutMs, channels } = this.#terms;
-    const opened: Channel[] = [];
-    // Whoever gives up does not wait for us: what is opened after that is ours to close.
-    const open = async () => {
-      const channel = await Channel.connect(address, connectTimeoutMs);
-      if (!signal.aborted) return channel;
-      channel.close();
-      throw new ChannelError("CANCELLED", "cancelled while connecting");
-    };
-    this.#main = new MainChannel((await open()).release());
-    try {
-      for (let channel = 0; channel < channels; channel++) {
-        opened.push(await open());
-        // At once: a QEMU destination reads it synchronously, and a silent connection freezes it.
-        sendBytes(
-          opened[channel]!.descriptor,
-          encodeMultifdInit({ uuid: this.#terms.uuid ?? new Uint8Array(16), channel }),
-        );
-      }
-      return opened;
-    } catch (error) {
-      for (const channel of opened) channel.close();
-      throw error;
-    }
+    const { main, channels } = await connectDestination(this.#terms, signal);
+    this.#main = main;
+    return channels;
   }
 
   zeroPagesGo(devices: DevicePart | null): Dialect["zeroPages"] {

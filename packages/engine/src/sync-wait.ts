@@ -1,0 +1,45 @@
+/**
+ * Sync wait: the coordinator's side of the barrier, for whoever reads a source's main channel.
+ *
+ * The main channel has spoken of a SYNC; every channel must come to it. One whose
+ * stream has ended will not, and is named at once instead of being waited for.
+ */
+import type { SyncBarrier } from "@multifd/dataplane";
+import { ChannelError } from "@multifd/protocol";
+import type { FirstFailure } from "./first-failure.js";
+
+/** The bell rings for everything; this only bounds what a lost wake-up could cost. */
+const WAKE_UP_MS = 200;
+
+/**
+ * Waits until every channel has met its SYNC number `sync`; releases none.
+ *
+ * @param waiting  Told which channels are still missing, before each wait.
+ * @throws {ChannelError} CHANNEL_ENDED_EARLY. @throws what `failure` holds.
+ */
+export async function awaitSync(
+  barrier: SyncBarrier,
+  sync: number,
+  failure: FirstFailure,
+  waiting: (missing: readonly number[]) => void,
+): Promise<void> {
+  for (;;) {
+    const bell = barrier.bell;
+    failure.check();
+    const missing = barrier.missing(sync);
+    if (missing.length === 0) return;
+    waiting(missing);
+    // A channel arrives before it ends, so whoever has ended and is still missing will not come.
+    const gone = missing.filter((channel) => barrier.ended(channel));
+    const lost = barrier.missing(sync).filter((channel) => gone.includes(channel));
+    if (lost.length > 0) throw endedEarly(lost, sync);
+    await barrier.waitForBell(bell, WAKE_UP_MS);
+  }
+}
+
+function endedEarly(channels: readonly number[], sync: number): ChannelError {
+  return new ChannelError(
+    "CHANNEL_ENDED_EARLY",
+    `channel ${channels.join(", ")}: the stream ended before SYNC ${sync}, which the main channel has announced; the source or the link went away`,
+  );
+}
