@@ -39,6 +39,26 @@ describe("stopped RAM", () => {
     guest.close();
   });
 
+  it("lies at the destination one block behind the other, in the order named, where both share the files", () => {
+    const paths = new Map([
+      ["m1", file("b", 8192)],
+      ["m0", file("a", 4096)],
+    ]);
+    const kept = [
+      { block: describeRamBlock("rom", 4096, 4096)!, descriptor: openSync(file("rom", 4096), "r"), offsetBytes: 0 },
+    ];
+    const guest = StoppedRam.open(paths, 4096, { kept, blockNames: ["m0", "rom", "m1"] }, "shared");
+    assert.deepEqual(
+      guest.ram.map(({ block, sharedAt }) => [block.name, sharedAt]),
+      [
+        ["m0", 8192],
+        ["rom", undefined],
+        ["m1", 0],
+      ],
+    );
+    guest.close();
+  });
+
   it("refuses a file that is no whole number of pages, or missing, and leaves none open", () => {
     const before = descriptors();
     const good = file("good", 4096);

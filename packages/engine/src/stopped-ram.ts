@@ -26,14 +26,25 @@ export class StoppedRam implements SourceGuest {
   /**
    * Opens one file per RAM block, each as long as its block.
    *
-   * @param rest  Blocks that are open already, closed with the others; and the order that all go in, where it matters.
+   * @param rest   Blocks that are open already, closed with the others; and the order that all go in, where it matters.
+   * @param files  `shared`: the destination has them mapped, one behind the other, and no page of them is sent.
    * @throws {ConfigError} RAM_SIZE, where a file is no whole number of pages; {SystemError} where it cannot be opened.
    */
-  static open(paths: ReadonlyMap<string, string>, pageBytes: number, rest: StoppedRest): StoppedRam {
+  static open(
+    paths: ReadonlyMap<string, string>,
+    pageBytes: number,
+    rest: StoppedRest,
+    files: "sent" | "shared" = "sent",
+  ): StoppedRam {
     const ram: RamSource[] = [...rest.kept];
     const guest = new StoppedRam(ram);
     try {
-      for (const [name, path] of paths) ram.push(openRam(name, path, pageBytes));
+      let sharedAt = 0;
+      for (const [name, path] of paths) {
+        const opened = openRam(name, path, pageBytes);
+        ram.push(files === "shared" ? { ...opened, sharedAt } : opened);
+        sharedAt += opened.block.lengthBytes;
+      }
       const place = ({ block }: RamSource) => rest.blockNames.indexOf(block.name);
       ram.sort((a, b) => place(a) - place(b));
       return guest;

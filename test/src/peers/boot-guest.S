@@ -12,6 +12,9 @@
  * a page written all the time is then not sent again, to whatever destination.
  * So the guest drops the TLB at every page, and no write goes unseen for longer.
  *
+ * After each sweep it prints how many it has done to the first serial port, eight
+ * hexadecimal digits and a line feed; without such a port it prints to nobody.
+ *
  * State, at 0x1000, where no firmware writes:
  *   +0 magic, once counting begins   +4 sweeps done   +8 pages counted in this one
  */
@@ -20,6 +23,8 @@
         .set    MAGIC, 0x5747464d
         .set    STACK, 0x7000
         .set    TIMER_DIVISOR, 1193             /* 1 193 182 Hz / 1193: a thousand ticks a second */
+        .set    SERIAL_DATA, 0x3f8
+        .set    SERIAL_STATUS, 0x3fd
         .set    TIMER_VECTOR, 8                 /* where the firmware has put IRQ 0 */
 
         .code16
@@ -92,7 +97,36 @@ next:
         jb      page
         inc     dword ptr [STATE + 4]
         mov     dword ptr [STATE + 8], 0
+
+        mov     ebp, [STATE + 4]
+        mov     ecx, 8
+digit:
+        rol     ebp, 4
+        mov     eax, ebp
+        and     al, 15
+        cmp     al, 10
+        jb      decimal
+        add     al, 'a' - '0' - 10
+decimal:
+        add     al, '0'
+        call    print
+        dec     ecx
+        jnz     digit
+        mov     al, '\n'
+        call    print
         jmp     sweep
+
+print:
+        mov     ah, al
+        mov     edx, SERIAL_STATUS
+busy:
+        in      al, dx                          /* no port answers 0xff: never busy */
+        test    al, 0x20
+        jz      busy
+        mov     al, ah
+        mov     edx, SERIAL_DATA
+        out     dx, al
+        ret
 
 timer:
         push    eax

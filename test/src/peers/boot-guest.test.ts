@@ -1,7 +1,14 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type BootGuest, bootGuestSector, checkBootGuest, readBootGuest, sixteenMegabytes } from "./boot-guest.js";
+import {
+  type BootGuest,
+  bootGuestSector,
+  checkBootGuest,
+  checkSerialOutput,
+  readBootGuest,
+  sixteenMegabytes,
+} from "./boot-guest.js";
 import { createScratchDir, removeScratchDir } from "./scratch-dir.js";
 
 const guest: BootGuest = { firstByte: 2 ** 20, strideBytes: 4096, pageCount: 4, pagesPerTick: 0 };
@@ -71,5 +78,16 @@ describe("boot guest", () => {
   it("is caught with a state page that does not belong to its counters", () => {
     writeRam(5, 1, [6, 6, 6, 5]);
     assert.throws(() => checkBootGuest(path, guest), /3 pages are counted/);
+  });
+
+  it("has printed its sweeps in sequence, whole or cut by a move, or is caught", () => {
+    const second = join(dir, "second");
+    writeFileSync(path, "00000001\n000000");
+    writeFileSync(second, "02\n00000003\n0000");
+    assert.equal(checkSerialOutput(path, second), 3);
+    for (const gap of ["2\n", "03\n", "02\n00000002\n", "02\n00000004\n"]) {
+      writeFileSync(second, gap);
+      assert.throws(() => checkSerialOutput(path, second), /line [23] is/, gap);
+    }
   });
 });

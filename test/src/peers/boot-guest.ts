@@ -5,6 +5,8 @@
  * While it runs, its sweep number grows in the file; when it is stopped, every
  * counter must be `sweep + 1` up to the page it had reached and `sweep` from there on.
  * A page lost, stale or twice applied breaks that, and no original is needed to see it.
+ * After each sweep it prints its number to its serial port: what two VMs have written,
+ * one behind the other, must count on without a gap, cut within a line or not.
  *
  * Shared memory raises no event, so waiting for a sweep means looking again.
  */
@@ -119,6 +121,26 @@ export async function waitForSweep(ramPath: string, sweep: number, timeoutMs = 3
 /** Waits until a guest has done a sweep more than it has now: the proof that it runs. */
 export async function waitForProgress(ramPath: string, timeoutMs = 30_000): Promise<BootGuestState> {
   return waitForSweep(ramPath, (readBootGuest(ramPath)?.sweep ?? 0) + 1, timeoutMs);
+}
+
+/**
+ * Checks what a guest has printed, in several VMs one after the other if it has moved.
+ *
+ * @param outputs  Files of the serial ports, in the order of the VMs.
+ * @returns The last sweep that was printed whole, 0 for none.
+ * @throws {Error} naming the first line that is out of sequence.
+ */
+export function checkSerialOutput(...outputs: readonly string[]): number {
+  const lines = outputs
+    .map((path) => readFileSync(path, "latin1"))
+    .join("")
+    .split("\n");
+  lines.pop(); // being printed
+  const wrong = lines.findIndex((line, index) => line !== (index + 1).toString(16).padStart(8, "0"));
+  if (wrong < 0) return lines.length;
+  throw new Error(
+    `${outputs.join(" and ")}: line ${wrong + 1} is "${lines[wrong]}"; output is lost, repeated or out of order`,
+  );
 }
 
 function assemble(): Buffer {

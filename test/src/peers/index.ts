@@ -4,6 +4,7 @@ export {
   type BootGuestState,
   bootGuestSector,
   checkBootGuest,
+  checkSerialOutput,
   readBootGuest,
   sixteenMegabytes,
   waitForProgress,

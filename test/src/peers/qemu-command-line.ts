@@ -25,6 +25,8 @@ export type QemuOptions = {
   readonly incoming?: string;
   /** What the first disk holds; the guest boots from it. */
   readonly bootSector?: Uint8Array;
+  /** File that the first serial port writes to; without it there is no port. */
+  readonly serial?: string;
   readonly extraArgs?: readonly string[];
 };
 
@@ -61,6 +63,7 @@ export function qemuArguments(options: QemuOptions, dir: string): string[] {
   if (options.bootSector) {
     args.push("-drive", `if=none,id=boot,format=raw,file=${bootDisk(dir)}`, "-device", "ide-hd,drive=boot,bus=ide.0");
   }
+  if (options.serial !== undefined) args.push("-serial", `file:${options.serial}`);
   if (options.paused) args.push("-S");
   if (options.incoming !== undefined) args.push("-incoming", options.incoming);
   return [...args, ...(options.extraArgs ?? [])];

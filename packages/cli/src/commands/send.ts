@@ -2,7 +2,8 @@
  * `multifd send`: RAM files and a device part to a QEMU or multifd destination.
  *
  * The files belong to nobody while they are read: one round moves them. RAM
- * blocks without a file of their own come out of the device file.
+ * blocks without a file of their own come out of the device file. Where the destination
+ * has mapped the very files, only what is not in them is sent.
  */
 import { statSync } from "node:fs";
 import type { Address } from "@multifd/channel";
@@ -18,6 +19,7 @@ import {
   checkLevel,
   type SpeedFlags,
 } from "../channel-flags.js";
+import { addDialectFlags, type DialectFlags, dialectTerms } from "../dialect-flags.js";
 import type { OutputFlags } from "../event-output.js";
 import { addOutputFlags, runMigration } from "../migration-command.js";
 import { address, ramFile } from "../option-values.js";
@@ -25,9 +27,11 @@ import type { CommandContext } from "../terminal.js";
 
 type SendFlags = ChannelFlags &
   SpeedFlags &
+  DialectFlags &
   OutputFlags & {
     readonly ram: ReadonlyMap<string, string>;
     readonly devices?: string;
+    readonly ignoreShared?: true;
     readonly to: Address;
   };
 
@@ -47,11 +51,18 @@ export function addSendCommand(program: Command, context: CommandContext): void 
     )
     .option("--devices <path>", "device part, as receive --devices wrote it (default: none, RAM only)")
     .addOption(new Option("--to <address>", "tcp:HOST:PORT or unix:PATH").argParser(address).makeOptionMandatory());
-  addSpeedFlags(addChannelFlags(command));
+  command.option(
+    "--ignore-shared",
+    "the destination has mapped the very files of --ram (share=on, capability x-ignore-shared): send the rest only; " +
+      "name several in the order of their NUMA nodes",
+  );
+  addDialectFlags(addSpeedFlags(addChannelFlags(command)));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: SendFlags) => {
       checkLevel(command, flags);
+      if (flags.ignoreShared && flags.devices === undefined)
+        command.error("error: --ignore-shared leaves only the device part to send: name it with --devices PATH");
       await send(context, flags);
     });
 }
@@ -62,7 +73,9 @@ const PAGE_BYTES = 4096;
 async function send(context: CommandContext, flags: SendFlags): Promise<void> {
   await runMigration(context, flags, async ({ onEvent, signal }) => {
     const file = flags.devices === undefined ? null : await readDeviceFile(flags.devices, fileLengths(flags.ram));
-    const guest = StoppedRam.open(flags.ram, file?.pageBytes ?? PAGE_BYTES, file ?? { kept: [], blockNames: [] });
+    const rest = file ?? { kept: [], blockNames: [] };
+    const files = flags.ignoreShared ? "shared" : "sent";
+    const guest = StoppedRam.open(flags.ram, file?.pageBytes ?? PAGE_BYTES, rest, files);
     try {
       return await runSource({
         guest,
@@ -71,6 +84,7 @@ async function send(context: CommandContext, flags: SendFlags): Promise<void> {
           channels: flags.channels,
           ...(flags.uuid && { uuid: flags.uuid }),
           connectTimeoutMs: CONNECT_TIMEOUT_MS,
+          ...dialectTerms(flags),
         }),
         onEvent,
         signal,
