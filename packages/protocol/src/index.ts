@@ -5,6 +5,7 @@
  */
 
 export { type ByteSource, ChunkSource, need } from "./byte-source.js";
+export { decodeDeviceSections } from "./device-decoder.js";
 export { type DeviceSection, walkDeviceSections } from "./device-sections.js";
 export {
   checkDeviceStatePacket,
@@ -15,6 +16,16 @@ export {
   encodeDeviceStatePacket,
   PACKET_PROLOGUE_BYTES,
 } from "./device-state-packet.js";
+export type {
+  DecodedDevice,
+  DecodedDevices,
+  DecodedEntry,
+  DecodedField,
+  DecodedState,
+  FieldContent,
+  Place,
+  Unaccounted,
+} from "./device-tree.js";
 export {
   ChannelError,
   ConfigError,
@@ -26,6 +37,7 @@ export {
   reviveError,
   SystemError,
 } from "./errors.js";
+export type { Scalar } from "./field-values.js";
 export {
   bits64le,
   bytes,
@@ -59,6 +71,7 @@ export {
   type MainStreamLimits,
   type RamBlockListEntry,
   type RamPhase,
+  type TailCheck,
 } from "./main-events.js";
 export {
   addCapability,

@@ -37,8 +37,14 @@ export type MainEvent =
   | { readonly kind: "page"; readonly block: string; readonly page: number; readonly bytes: Uint8Array }
   /** The RAM section's EOS: with legacy sync, pairs with one SYNC of every channel. */
   | { readonly kind: "section-end"; readonly phase: RamPhase }
-  /** The last event: all from the first device section to the description's end, as it came. */
-  | { readonly kind: "devices"; readonly bytes: Uint8Array; readonly description: string };
+  /** The last event: all from the first device section (`at` in the stream) to the description's end, as it came. */
+  | { readonly kind: "devices"; readonly at: number; readonly bytes: Uint8Array; readonly description: string };
+
+/**
+ * Where device state ends: `walked` takes only an end that every byte before it leads to; `described`
+ * takes the end of the stream on its description's word, for whoever looks at a recorded stream that does not add up.
+ */
+export type TailCheck = "walked" | "described";
 
 /** What a stream may make us hold; each is named in the error that it raises. */
 export type MainStreamLimits = {

@@ -13,7 +13,7 @@
 
 import type { ByteSource } from "./byte-source.js";
 import { type Configuration, decodeConfiguration } from "./configuration-decoder.js";
-import { DEFAULT_LIMITS, type MainEvent, type MainStreamLimits, type RamPhase } from "./main-events.js";
+import { DEFAULT_LIMITS, type MainEvent, type MainStreamLimits, type RamPhase, type TailCheck } from "./main-events.js";
 import {
   CAPABILITY_IGNORE_SHARED,
   COMMAND_OPEN_RETURN_PATH,
@@ -40,12 +40,14 @@ import { decodeStreamTail } from "./stream-tail.js";
  * Decodes a main stream from its first byte to the description's last.
  *
  * @param limits  Where they differ from the defaults.
+ * @param check   What the end of device state is taken for.
  * @throws {ProtocolError} what is refused, with the byte it came at.
  * @throws {ChannelError} STREAM_CUT, if the stream ends early.
  */
 export async function* decodeMainStream(
   source: ByteSource,
   limits: Partial<MainStreamLimits> = {},
+  check: TailCheck = "walked",
 ): AsyncGenerator<MainEvent> {
   const bounds = { ...DEFAULT_LIMITS, ...limits };
   const reader = new StreamReader(source, "main channel");
@@ -68,7 +70,7 @@ export async function* decodeMainStream(
       ramComplete = type === SECTION_END;
       yield* decodeRamSection(reader, ram, ramSectionId, ramComplete ? "complete" : "iterate");
     } else if ((type === SECTION_FULL || type === SECTION_EOF) && ramComplete) {
-      yield await decodeStreamTail(reader, type, bounds);
+      yield await decodeStreamTail(reader, type, bounds, check);
       return;
     } else {
       throw await refusedSection(reader, type);

@@ -15,7 +15,7 @@
 import { walkDeviceSections } from "./device-sections.js";
 import { ProtocolError } from "./errors.js";
 import { decodeText, viewOf } from "./layout.js";
-import type { MainEvent, MainStreamLimits } from "./main-events.js";
+import type { MainEvent, MainStreamLimits, TailCheck } from "./main-events.js";
 import { SECTION_DESCRIPTION, SECTION_EOF } from "./main-stream.js";
 import type { StreamReader } from "./stream-reader.js";
 import { parseVmDescription } from "./vm-description.js";
@@ -42,8 +42,10 @@ export async function decodeStreamTail(
   reader: StreamReader,
   firstType: number,
   limits: MainStreamLimits,
+  check: TailCheck,
 ): Promise<Extract<MainEvent, { kind: "devices" }>> {
   const { source } = reader;
+  const startsAt = source.position - 1;
   const tail = new GrowingBytes(firstType);
   let scanned = 0;
   let tried = 0;
@@ -71,18 +73,23 @@ export async function decodeStreamTail(
     const complete = [...waiting, ...found].filter(({ end }) => end <= bytes.length);
     waiting = [...waiting, ...found].filter(({ end }) => end > bytes.length);
     for (const candidate of complete) {
-      const description = tryCandidate(bytes, candidate);
-      if (description !== null) return { kind: "devices", bytes: bytes.slice(0, candidate.end), description };
+      // Only a recording has an end that can be asked for without waiting on the sender.
+      const isEnd = check === "described" && candidate.end === bytes.length && !(await source.fill(1));
+      const description = tryCandidate(bytes, candidate, isEnd ? "described" : "walked");
+      if (description !== null)
+        return { kind: "devices", at: startsAt, bytes: bytes.slice(0, candidate.end), description };
     }
   }
 }
 
 /** @returns The description if the stream ends here, null if something follows and the search must go on. */
-function tryCandidate(bytes: Uint8Array, { at, end }: Candidate): string | null {
+function tryCandidate(bytes: Uint8Array, { at, end }: Candidate, check: TailCheck): string | null {
   if (bytes[end - 1] !== BRACE_CLOSE) return null;
   try {
     const description = decodeText(bytes.subarray(at + END_BYTES, end), "VM description");
-    const walked = walkDeviceSections(bytes.subarray(0, at + 1), parseVmDescription(description));
+    const parsed = parseVmDescription(description);
+    if (check === "described") return description;
+    const walked = walkDeviceSections(bytes.subarray(0, at + 1), parsed);
     return walked.end === at ? description : null;
   } catch (error) {
     // Nothing follows: this was meant to be the end, and waiting for more would be for ever.

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { emptyVmDescription } from "./main-stream.js";
-import { parseVmDescription } from "./vm-description.js";
+import { parseVmDescription, type StateDescription } from "./vm-description.js";
 
 const device = (members: string) => `{"page_size":4096,"devices":[{"name":"d","instance_id":0,${members}}]}`;
 
@@ -41,10 +41,35 @@ describe("VM description", () => {
       assert.throws(() => parseVmDescription(text), { name: "ProtocolError", code, message });
     });
 
-  it("refuses structs nested without end", () => {
-    const depth = 5000;
-    const open = '"vmsd_name":"d","version":1,"fields":[{"name":"f","type":"struct","size":1,"struct":{';
-    const text = device(`${open.repeat(depth)}"vmsd_name":"d","version":1,"fields":[]${"}}]".repeat(depth)}`);
-    assert.throws(() => parseVmDescription(text), { code: "DESCRIPTION_TOO_LARGE", message: /deeper than 32/ });
+  it("cuts a list's repeated members apart, one part for each element", () => {
+    const part = (name: string) => `"vmsd_name":"${name}","version":3,"fields":[]`;
+    const more = `"subsections":[{${part("a/more")}}]`;
+    const text = device(
+      `${part("d").replace("[]", `[{"name":"list","type":"qtailq",${part("a")},${more},${part("b")},"size":9}]`)}`,
+    );
+    const state = parseVmDescription(text).devices[0]!.state as StateDescription;
+    const list = state.fields[0]!;
+    assert.deepEqual(
+      list.parts.map(({ name, version, subsections }) => [name, version, subsections.length]),
+      [
+        ["a", 3, 1],
+        ["b", 3, 0],
+      ],
+    );
+    assert.deepEqual([list.elementBytes, list.count, list.struct], [9, 1, null]);
   });
+
+  it("leaves parts out that make no sense, for a list's size is all that its end depends on", () => {
+    const list = '{"name":"list","type":"qtailq","vmsd_name":"a","version":-1,"fields":7,"size":9}';
+    const text = device(`"vmsd_name":"d","version":1,"fields":[${list}]`);
+    const state = parseVmDescription(text).devices[0]!.state as StateDescription;
+    assert.deepEqual(state.fields[0]?.parts, []);
+  });
+
+  for (const depth of [40, 5000])
+    it(`refuses structs nested ${depth} deep`, () => {
+      const open = '"vmsd_name":"d","version":1,"fields":[{"name":"f","type":"struct","size":1,"struct":{';
+      const text = device(`${open.repeat(depth)}"vmsd_name":"d","version":1,"fields":[]${"}}]".repeat(depth)}`);
+      assert.throws(() => parseVmDescription(text), { code: "DESCRIPTION_TOO_LARGE", message: /nested deeper than/ });
+    });
 });

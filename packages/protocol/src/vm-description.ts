@@ -5,13 +5,15 @@
  * tells where each one ends. It is parsed into plain types here, and
  * `device-sections.ts` walks the bytes with it.
  *
- * Lists and versioned structs repeat keys inside one JSON object, so of a field
- * that is not a plain struct only its name, type and size are trusted.
+ * A list repeats its members inside one JSON object, once per element; each run of
+ * them becomes one of the field's `parts`. Where an end lies is told by name, type
+ * and size alone: parts that make no sense are left out, not refused.
  *
  * Source: QEMU 10.2, migration/vmstate.c, vmsd_desc_field_start(); migration/savevm.c, vmstate_save().
  */
 
-import { ProtocolError } from "./errors.js";
+import { MigrationError, ProtocolError } from "./errors.js";
+import { type JsonMembers, type JsonValue, memberOf, parseJsonText } from "./json-text.js";
 
 /** What one state description (QEMU: VMStateDescription) says: fields in order, then subsections. */
 export type StateDescription = {
@@ -28,8 +30,12 @@ export type FieldDescription = {
   readonly elementBytes: number;
   /** Elements of this size that follow each other; 1 where it is no array. */
   readonly count: number;
+  /** Its place, where an array's elements are described one by one (`count` of them from here on). */
+  readonly index: number | null;
   /** What an element consists of; null if only its size is known. */
   readonly struct: StateDescription | null;
+  /** What is inside a vstruct, a tmp, or a list's elements in turn (a gtree's keys too), as far as the text tells. */
+  readonly parts: readonly StateDescription[];
 };
 
 /** One device section, in stream order. */
@@ -46,7 +52,8 @@ export type VmDescription = {
 
 const DEPTH_MAX = 32;
 const TEXT_LENGTH_MAX = 64 * 2 ** 20;
-const NODES_MAX = 4_000_000;
+/** A level of ours takes a struct's object, its fields' array and a field's object. */
+const JSON_LIMITS = { charactersMax: TEXT_LENGTH_MAX, depthMax: 4 * DEPTH_MAX, valuesMax: 16_000_000 };
 
 /**
  * Parses a VM description and checks its shape.
@@ -54,131 +61,124 @@ const NODES_MAX = 4_000_000;
  * @throws {ProtocolError} DESCRIPTION_SYNTAX, DESCRIPTION_SHAPE or DESCRIPTION_TOO_LARGE.
  */
 export function parseVmDescription(text: string): VmDescription {
-  if (text.length > TEXT_LENGTH_MAX) throw tooLarge(`the text is longer than ${TEXT_LENGTH_MAX} characters`);
-  const budget = { nodes: NODES_MAX };
-  const top = asObject(parseJson(text), "the text");
+  const top = asObject(parseText(text), "the text");
   return {
-    pageBytes: asCount(top.page_size, "page_size"),
-    devices: asArray(top.devices, "devices", budget).map((device, i) => parseDevice(device, `devices[${i}]`, budget)),
+    pageBytes: asCount(memberOf(top, "page_size"), "page_size"),
+    devices: asArray(memberOf(top, "devices"), "devices").map((device, i) => parseDevice(device, `devices[${i}]`)),
   };
 }
 
-type Budget = { nodes: number };
-
-/** A JSON object of the description before its members are checked. */
-type JsonObject = {
-  readonly [Key in
-    | "page_size"
-    | "devices"
-    | "name"
-    | "instance_id"
-    | "vmsd_name"
-    | "version"
-    | "fields"
-    | "subsections"
-    | "type"
-    | "size"
-    | "array_len"
-    | "struct"]?: unknown;
-};
-
-function parseJson(text: string): unknown {
+function parseText(text: string): JsonValue {
   try {
-    return JSON.parse(text);
+    return parseJsonText(text, JSON_LIMITS);
   } catch (cause) {
-    throw new ProtocolError("DESCRIPTION_SYNTAX", "VM description: the text is not JSON; the stream is damaged", {
-      cause,
-    });
+    if (!(cause instanceof MigrationError)) throw cause;
+    if (cause.code === "JSON_TOO_LARGE") throw tooLarge(cause.message);
+    const message = `VM description: the text is not JSON (${cause.message}); the stream is damaged`;
+    throw new ProtocolError("DESCRIPTION_SYNTAX", message, { cause });
   }
 }
 
-function parseDevice(value: unknown, path: string, budget: Budget): DeviceDescription {
+function parseDevice(value: JsonValue, path: string): DeviceDescription {
   const device = asObject(value, path);
-  const name = asText(device.name, `${path}.name`);
+  const name = asText(memberOf(device, "name"), `${path}.name`);
   const where = `${path} (${name})`;
-  const instance = asInteger(device.instance_id, `${where}.instance_id`);
+  const instance = asInteger(memberOf(device, "instance_id"), `${where}.instance_id`);
   return {
     name,
     instanceId: instance >>> 0, // written signed by some releases, compared unsigned
     state:
-      device.vmsd_name === undefined
-        ? { opaqueBytes: asCount(device.size, `${where}.size`) }
-        : parseState(device, where, budget, 0),
+      memberOf(device, "vmsd_name") === undefined
+        ? { opaqueBytes: asCount(memberOf(device, "size"), `${where}.size`) }
+        : parseState(device, where, 0),
   };
 }
 
-function parseState(state: JsonObject, path: string, budget: Budget, depth: number): StateDescription {
+function parseState(state: JsonMembers, path: string, depth: number): StateDescription {
   if (depth > DEPTH_MAX) throw tooLarge(`${path} is nested deeper than ${DEPTH_MAX} levels`);
-  const subsections = state.subsections;
+  const subsections = memberOf(state, "subsections");
   return {
-    name: asText(state.vmsd_name, `${path}.vmsd_name`),
-    version: asCount(state.version, `${path}.version`),
-    fields: asArray(state.fields, `${path}.fields`, budget).map((field, i) =>
-      parseField(field, `${path}.fields[${i}]`, budget, depth),
+    name: asText(memberOf(state, "vmsd_name"), `${path}.vmsd_name`),
+    version: asCount(memberOf(state, "version"), `${path}.version`),
+    fields: asArray(memberOf(state, "fields"), `${path}.fields`).map((field, i) =>
+      parseField(field, `${path}.fields[${i}]`, depth),
     ),
     subsections:
       subsections === undefined
         ? []
-        : asArray(subsections, `${path}.subsections`, budget).map((subsection, i) => {
+        : asArray(subsections, `${path}.subsections`).map((subsection, i) => {
             const where = `${path}.subsections[${i}]`;
-            return parseState(asObject(subsection, where), where, budget, depth + 1);
+            return parseState(asObject(subsection, where), where, depth + 1);
           }),
   };
 }
 
-function parseField(value: unknown, path: string, budget: Budget, depth: number): FieldDescription {
+function parseField(value: JsonValue, path: string, depth: number): FieldDescription {
   const field = asObject(value, path);
-  const name = asText(field.name, `${path}.name`);
+  const name = asText(memberOf(field, "name"), `${path}.name`);
   const where = `${path} (${name})`;
-  const type = asText(field.type, `${where}.type`);
-  const struct = field.struct;
+  const type = asText(memberOf(field, "type"), `${where}.type`);
+  const [struct, count, index] = [memberOf(field, "struct"), memberOf(field, "array_len"), memberOf(field, "index")];
+  const isStruct = type === "struct" && struct !== undefined;
   return {
     name,
     type,
-    elementBytes: asCount(field.size, `${where}.size`),
-    count: field.array_len === undefined ? 1 : asCount(field.array_len, `${where}.array_len`),
-    struct:
-      type === "struct" && struct !== undefined
-        ? parseState(asObject(struct, `${where}.struct`), `${where}.struct`, budget, depth + 1)
-        : null,
+    elementBytes: asCount(memberOf(field, "size"), `${where}.size`),
+    count: count === undefined ? 1 : asCount(count, `${where}.array_len`),
+    index: index === undefined ? null : asCount(index, `${where}.index`),
+    struct: isStruct ? parseState(asObject(struct, `${where}.struct`), `${where}.struct`, depth + 1) : null,
+    parts: isStruct ? [] : parseParts(field, where, depth + 1),
   };
 }
 
-function asObject(value: unknown, path: string): JsonObject {
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as JsonObject;
+/** Cuts the repeated members apart: each part begins with a `vmsd_name`. */
+function parseParts({ members }: JsonMembers, path: string, depth: number): readonly StateDescription[] {
+  const starts = members.flatMap(([key], i) => (key === "vmsd_name" ? [i] : []));
+  try {
+    return starts.map((start, i) => {
+      const part = { members: members.slice(start, starts[i + 1]) };
+      return parseState(part, `${path}, part ${i}`, depth);
+    });
+  } catch (error) {
+    if (error instanceof ProtocolError && error.code === "DESCRIPTION_SHAPE") return []; // its size is all we need
+    throw error;
+  }
+}
+
+function asObject(value: JsonValue | undefined, path: string): JsonMembers {
+  if (typeof value === "object" && value !== null && "members" in value) return value;
   throw wrongShape(path, "an object", value);
 }
 
-function asArray(value: unknown, path: string, budget: Budget): readonly unknown[] {
-  if (!Array.isArray(value)) throw wrongShape(path, "an array", value);
-  budget.nodes -= value.length;
-  if (budget.nodes < 0) throw tooLarge(`it has more than ${NODES_MAX} fields`);
-  return value;
+function asArray(value: JsonValue | undefined, path: string): readonly JsonValue[] {
+  if (Array.isArray(value)) return value;
+  throw wrongShape(path, "an array", value);
 }
 
-function asText(value: unknown, path: string): string {
+function asText(value: JsonValue | undefined, path: string): string {
   if (typeof value === "string") return value;
   throw wrongShape(path, "text", value);
 }
 
-function asInteger(value: unknown, path: string): number {
+function asInteger(value: JsonValue | undefined, path: string): number {
   if (Number.isSafeInteger(value)) return value as number;
   throw wrongShape(path, "an integer", value);
 }
 
-function asCount(value: unknown, path: string): number {
+function asCount(value: JsonValue | undefined, path: string): number {
   const count = asInteger(value, path);
   if (count >= 0) return count;
   throw wrongShape(path, "no negative number", value);
 }
 
-function wrongShape(path: string, due: string, came: unknown): ProtocolError {
-  const what = came === undefined ? "nothing" : typeof came === "number" ? String(came) : kindOf(came);
+function wrongShape(path: string, due: string, came: JsonValue | undefined): ProtocolError {
+  const isNumber = typeof came === "number" || typeof came === "bigint";
+  const what = came === undefined ? "nothing" : isNumber ? String(came) : kindOf(came);
   const message = `VM description, ${path}: ${due} was due, ${what} came; the stream is damaged`;
   return new ProtocolError("DESCRIPTION_SHAPE", message);
 }
 
-function kindOf(value: unknown): string {
+function kindOf(value: JsonValue): string {
   if (value === null) return "null";
   return Array.isArray(value) ? "an array" : `a value of type ${typeof value}`;
 }

@@ -1,0 +1,162 @@
+/**
+ * Device decoder: device sections as trees of named fields, with every byte accounted for or named.
+ *
+ * The description that follows the sections is believed as far as the bytes agree. Where
+ * they do not (a device that describes itself wrongly, damage), what was read
+ * so far is kept, the section's end is looked for by its footer and the header that is due
+ * behind it, and the bytes between are reported. So one bad device does
+ * not hide the others.
+ */
+
+import { DeviceWalk } from "./device-sections.js";
+import type { DecodedDevice, DecodedDevices, DecodedState, Unaccounted } from "./device-tree.js";
+import { ProtocolError } from "./errors.js";
+import { encodeText } from "./layout.js";
+import { SECTION_EOF, SECTION_FOOTER, SECTION_FULL } from "./main-stream.js";
+import { TREE_NODES_MAX, type TreeBudget, TreeBuilder } from "./tree-builder.js";
+import type { DeviceDescription, StateDescription, VmDescription } from "./vm-description.js";
+
+const FOOTER_BYTES = 5;
+
+/**
+ * Decodes the device sections of a stream's tail.
+ *
+ * @param bytes   From the first FULL section's type byte to the end-of-stream byte, which is the last one.
+ * @param origin  Added to every place: where `bytes` begin in the file.
+ * @returns What was decoded; nothing in the bytes makes it throw.
+ */
+export function decodeDeviceSections(bytes: Uint8Array, description: VmDescription, origin: number): DecodedDevices {
+  return new DeviceDecoder(bytes, description, origin).decode();
+}
+
+class DeviceDecoder {
+  readonly #bytes: Uint8Array;
+  readonly #described: readonly DeviceDescription[];
+  readonly #origin: number;
+  readonly #budget: TreeBudget = { nodesLeft: TREE_NODES_MAX };
+  readonly #devices: DecodedDevice[] = [];
+  readonly #unaccounted: Unaccounted[] = [];
+  #at = 0;
+
+  constructor(bytes: Uint8Array, description: VmDescription, origin: number) {
+    this.#bytes = bytes;
+    this.#described = description.devices;
+    this.#origin = origin;
+  }
+
+  decode(): DecodedDevices {
+    const isWhole = this.#described.every((device, i) => this.#section(device, i));
+    const eofAt = this.#bytes.length - 1;
+    if (isWhole && this.#at < eofAt)
+      this.#report(null, this.#at, eofAt, "they follow the last section that is described");
+    if (isWhole && this.#at === eofAt && this.#bytes[eofAt] !== SECTION_EOF)
+      this.#report(null, eofAt, eofAt + 1, "the end of the stream was due");
+    return { devices: this.#devices, unaccounted: this.#unaccounted };
+  }
+
+  /** Decodes one section; false if its end cannot be found, and what follows cannot be told apart. */
+  #section(device: DeviceDescription, index: number): boolean {
+    const builder = new TreeBuilder(this.#bytes, this.#origin, this.#budget);
+    const walk = new DeviceWalk(this.#bytes, builder, { at: this.#at, origin: this.#origin });
+    const where = `section "${device.name}"`;
+    let header: ReturnType<DeviceWalk["header"]>;
+    try {
+      header = walk.header(device);
+    } catch (error) {
+      this.#report(null, this.#at, this.#bytes.length, reasonOf(error));
+      return false;
+    }
+    const dataAt = walk.at;
+    const state = stateOf(device);
+    try {
+      walk.state(state, where);
+      const end = walk.at;
+      walk.footer(header.sectionId, where);
+      this.#keep(device, header, builder.states[0]!, dataAt, end);
+      return true;
+    } catch (error) {
+      const end = this.#findEnd(header.sectionId, dataAt, this.#described[index + 1]);
+      const stoppedAt = Math.min(walk.at, end ?? walk.at);
+      builder.abandon(stoppedAt);
+      // What lies behind the section's real end was read by mistake, all of it.
+      const partial = end !== null && end < walk.at ? undefined : builder.states[0];
+      const tree = partial ?? emptyState(state, this.#origin + dataAt);
+      const from = tree.fields.length === 0 && tree.subsections.length === 0 ? dataAt : stoppedAt;
+      this.#report(device.name, from, end ?? this.#bytes.length, reasonOf(error));
+      this.#keep(device, header, tree, dataAt, end ?? this.#bytes.length);
+      return end !== null;
+    }
+  }
+
+  #keep(
+    device: DeviceDescription,
+    { name, instanceId, version, sectionId, at }: ReturnType<DeviceWalk["header"]>,
+    state: DecodedState,
+    dataAt: number,
+    end: number,
+  ): void {
+    this.#at = Math.min(end + FOOTER_BYTES, this.#bytes.length);
+    this.#devices.push({
+      name,
+      instanceId,
+      version,
+      sectionId,
+      vmsdName: "opaqueBytes" in device.state ? null : device.state.name,
+      at: this.#origin + at,
+      lengthBytes: this.#at - at,
+      bytes: this.#bytes.subarray(dataAt, end),
+      state,
+    });
+  }
+
+  /** Where a section's footer lies, found by what is due behind it; null if nowhere. */
+  #findEnd(sectionId: number, from: number, next: DeviceDescription | undefined): number | null {
+    const bytes = this.#bytes;
+    const footer = [SECTION_FOOTER, sectionId >>> 24, (sectionId >>> 16) & 255, (sectionId >>> 8) & 255];
+    const due = Uint8Array.of(...footer, sectionId & 255);
+    for (let at = bytes.indexOf(SECTION_FOOTER, from); at >= 0; at = bytes.indexOf(SECTION_FOOTER, at + 1)) {
+      if (!startsWith(bytes, at, due)) continue;
+      const behind = at + FOOTER_BYTES;
+      if (next === undefined ? behind === bytes.length - 1 : isHeaderOf(bytes, behind, next)) return at;
+    }
+    return null;
+  }
+
+  #report(section: string | null, from: number, end: number, reason: string): void {
+    if (end > from) this.#unaccounted.push({ section, at: this.#origin + from, lengthBytes: end - from, reason });
+  }
+}
+
+/** Old devices describe nothing: their state is one field of bytes, as QEMU itself lists it. */
+function stateOf({ name, state }: DeviceDescription): StateDescription {
+  if (!("opaqueBytes" in state)) return state;
+  const { opaqueBytes } = state;
+  const data = {
+    name: "data",
+    type: "buffer",
+    elementBytes: opaqueBytes,
+    count: 1,
+    index: null,
+    struct: null,
+    parts: [],
+  };
+  return { name, version: 0, fields: [data], subsections: [] };
+}
+
+function emptyState({ name, version }: StateDescription, at: number): DecodedState {
+  return { name, version, at, lengthBytes: 0, fields: [], subsections: [] };
+}
+
+function isHeaderOf(bytes: Uint8Array, at: number, { name }: DeviceDescription): boolean {
+  const text = encodeText(name);
+  return bytes[at] === SECTION_FULL && bytes[at + 5] === text.length && startsWith(bytes, at + 6, text);
+}
+
+function startsWith(bytes: Uint8Array, at: number, due: Uint8Array): boolean {
+  return at + due.length <= bytes.length && due.every((byte, i) => bytes[at + i] === byte);
+}
+
+function reasonOf(error: unknown): string {
+  if (error instanceof ProtocolError) return error.message;
+  throw error;
+}

@@ -1,0 +1,187 @@
+/**
+ * JSON text: read without losing what `JSON.parse` loses.
+ *
+ * QEMU's VM description repeats keys inside one object, once per element of a
+ * list, and numbers 64 bits wide. So an object is the list of its members as
+ * they stand, and an integer is exact: a number as far as one holds it, a bigint
+ * beyond. Depth and size are bounded before anything is built.
+ *
+ * Source: RFC 8259; QEMU 10.2, migration/vmstate-types.c, put_qtailq().
+ */
+
+import { ProtocolError } from "./errors.js";
+
+/** An object's members in the order of the text, repeated keys included. */
+export type JsonMembers = { readonly members: readonly (readonly [key: string, value: JsonValue])[] };
+
+export type JsonValue = null | boolean | number | bigint | string | readonly JsonValue[] | JsonMembers;
+
+export type JsonLimits = {
+  readonly charactersMax: number;
+  readonly depthMax: number;
+  /** Members and elements of all objects and arrays together. */
+  readonly valuesMax: number;
+};
+
+/** Longer ones are not numbers that anybody counts with, and cost more than their length. */
+const NUMBER_CHARACTERS_MAX = 64;
+
+/**
+ * Reads one JSON value that takes the whole text.
+ *
+ * @throws {ProtocolError} JSON_SYNTAX or JSON_TOO_LARGE, with the character it was found at.
+ */
+export function parseJsonText(text: string, limits: JsonLimits): JsonValue {
+  if (text.length > limits.charactersMax)
+    throw new ProtocolError("JSON_TOO_LARGE", `the text is longer than ${limits.charactersMax} characters`);
+  const reader = new JsonReader(text, limits);
+  const value = reader.value(0);
+  reader.end();
+  return value;
+}
+
+/** The last member of that name, as other readers see it; undefined if there is none. */
+export function memberOf({ members }: JsonMembers, key: string): JsonValue | undefined {
+  for (let i = members.length - 1; i >= 0; i--) if (members[i]![0] === key) return members[i]![1];
+  return undefined;
+}
+
+const SPACE = /[ \t\n\r]*/y;
+const NUMBER = /-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/y;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: RFC 8259 keeps them out of strings.
+const PLAIN = /[^"\\\u0000-\u001f]*/y;
+const WORDS: readonly (readonly [string, null | boolean])[] = [
+  ["true", true],
+  ["false", false],
+  ["null", null],
+];
+const ESCAPES: Readonly<Record<string, string>> = {
+  '"': '"',
+  "\\": "\\",
+  "/": "/",
+  b: "\b",
+  f: "\f",
+  n: "\n",
+  r: "\r",
+  t: "\t",
+};
+
+class JsonReader {
+  readonly #text: string;
+  readonly #limits: JsonLimits;
+  #at = 0;
+  #values = 0;
+
+  constructor(text: string, limits: JsonLimits) {
+    this.#text = text;
+    this.#limits = limits;
+  }
+
+  value(depth: number): JsonValue {
+    this.#match(SPACE);
+    const first = this.#text[this.#at];
+    if (first === "{" || first === "[") {
+      if (depth === this.#limits.depthMax)
+        throw this.#refused("JSON_TOO_LARGE", `it is nested deeper than ${depth} levels`);
+      this.#at += 1;
+      return first === "{" ? { members: this.#members(depth + 1) } : this.#elements(depth + 1);
+    }
+    if (first === '"') return this.#string();
+    for (const [word, value] of WORDS) {
+      if (!this.#text.startsWith(word, this.#at)) continue;
+      this.#at += word.length;
+      return value;
+    }
+    return this.#number();
+  }
+
+  end(): void {
+    this.#match(SPACE);
+    if (this.#at < this.#text.length) throw this.#refused("JSON_SYNTAX", "something follows the value");
+  }
+
+  #members(depth: number): (readonly [string, JsonValue])[] {
+    const members: (readonly [string, JsonValue])[] = [];
+    if (this.#take("}")) return members;
+    do {
+      this.#match(SPACE);
+      if (this.#text[this.#at] !== '"') throw this.#refused("JSON_SYNTAX", "a member's name was due");
+      const key = this.#string();
+      if (!this.#take(":")) throw this.#refused("JSON_SYNTAX", '":" was due');
+      this.#count();
+      members.push([key, this.value(depth)]);
+    } while (this.#take(","));
+    if (!this.#take("}")) throw this.#refused("JSON_SYNTAX", '"," or "}" was due');
+    return members;
+  }
+
+  #elements(depth: number): JsonValue[] {
+    const elements: JsonValue[] = [];
+    if (this.#take("]")) return elements;
+    do {
+      this.#count();
+      elements.push(this.value(depth));
+    } while (this.#take(","));
+    if (!this.#take("]")) throw this.#refused("JSON_SYNTAX", '"," or "]" was due');
+    return elements;
+  }
+
+  #number(): number | bigint {
+    const [text, fraction, exponent] = this.#match(NUMBER) ?? [""];
+    if (text === "") throw this.#refused("JSON_SYNTAX", "a value was due");
+    if (text.length > NUMBER_CHARACTERS_MAX) throw this.#refused("JSON_SYNTAX", "a number is too long");
+    const value = Number(text);
+    return fraction === undefined && exponent === undefined && !Number.isSafeInteger(value) ? BigInt(text) : value;
+  }
+
+  #string(): string {
+    this.#at += 1;
+    let text = this.#match(PLAIN)![0];
+    for (;;) {
+      const mark = this.#text[this.#at];
+      if (mark === '"') break;
+      if (mark !== "\\") throw this.#refused("JSON_SYNTAX", "a string does not end");
+      text += this.#escape() + this.#match(PLAIN)![0];
+    }
+    this.#at += 1;
+    return text;
+  }
+
+  #escape(): string {
+    const letter = this.#text[this.#at + 1] ?? "";
+    const known = ESCAPES[letter];
+    if (known !== undefined) {
+      this.#at += 2;
+      return known;
+    }
+    const digits = this.#text.slice(this.#at + 2, this.#at + 6);
+    if (letter !== "u" || !/^[0-9a-fA-F]{4}$/.test(digits))
+      throw this.#refused("JSON_SYNTAX", "an unknown escape came");
+    this.#at += 6;
+    return String.fromCharCode(Number.parseInt(digits, 16));
+  }
+
+  #take(mark: string): boolean {
+    this.#match(SPACE);
+    if (this.#text[this.#at] !== mark) return false;
+    this.#at += 1;
+    return true;
+  }
+
+  #match(pattern: RegExp): RegExpExecArray | null {
+    pattern.lastIndex = this.#at;
+    const match = pattern.exec(this.#text);
+    if (match !== null) this.#at += match[0].length;
+    return match;
+  }
+
+  #count(): void {
+    this.#values += 1;
+    const { valuesMax } = this.#limits;
+    if (this.#values > valuesMax) throw this.#refused("JSON_TOO_LARGE", `it has more than ${valuesMax} values`);
+  }
+
+  #refused(code: string, what: string): ProtocolError {
+    return new ProtocolError(code, `character ${this.#at}: ${what}`);
+  }
+}
