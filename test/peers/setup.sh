@@ -2,7 +2,9 @@
 # Installs the peers that tests run against, once; at once done when they are there.
 #
 #   QEMU 7.2    this system's own packages (Debian bookworm has 7.2)
-#   QEMU 11.1   a tree of a newer Debian in .peers/forky, run through its own loader
+#   QEMU 11.1, virtiofsd, passt
+#               a tree of a newer Debian in .peers/forky, run through its own loader
+#   testpmd     this system's own packages: DPDK with its vhost-user driver
 #   binutils    assembles the boot guest
 #
 # Needs root or a sudo that asks for no password, and then only for what is
@@ -15,6 +17,8 @@ PEERS=.peers
 FORKY=$PEERS/forky
 # Beside the tree, for debootstrap wants the tree empty; an interrupted run leaves none.
 FORKY_DONE=$PEERS/forky.done
+# vhost-user back-ends that this system's Debian lacks, or has too old.
+FORKY_BACK_ENDS="virtiofsd passt"
 FORKY_LIBRARIES=$FORKY/usr/lib/x86_64-linux-gnu
 
 say() { printf 'peers: %s\n' "$*" >&2; }
@@ -92,15 +96,34 @@ bootstrap_forky() {
   mkdir -p "$PEERS"
   # Debootstrap of bookworm has no script for forky, and sid's fits: hence the last word.
   as_root env ${http_proxy:+http_proxy="$http_proxy"} debootstrap --variant=minbase \
-    --include=qemu-system-x86,qemu-utils forky "$FORKY" "$mirror" sid >"$PEERS/forky.log" 2>&1 ||
+    --include="qemu-system-x86,qemu-utils,$(echo $FORKY_BACK_ENDS | tr ' ' ,)" forky "$FORKY" "$mirror" sid >"$PEERS/forky.log" 2>&1 ||
     fail "debootstrap failed: $(tail -n 3 "$PEERS/forky.log"); the whole story is in $PEERS/forky.log"
   forky_qemu_answers || fail "the QEMU in $FORKY does not answer as 11.1; forky may have moved on"
   : >"$FORKY_DONE"
 }
 
+# A tree made before its back-ends were wanted gets them by its own apt.
+complete_forky() {
+  [ -x "$FORKY/usr/libexec/virtiofsd" ] && [ -x "$FORKY/usr/bin/passt" ] && return
+  say "installing $FORKY_BACK_ENDS in $FORKY"
+  as_root chroot "$FORKY" apt-get update -q >&2
+  # shellcheck disable=SC2086 # one word per package
+  as_root chroot "$FORKY" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $FORKY_BACK_ENDS >&2 ||
+    fail "apt failed in $FORKY; remove that tree and run this again"
+}
+
 wanted=
 command -v qemu-system-x86_64 >/dev/null || wanted="$wanted qemu-system-x86"
 command -v qemu-img >/dev/null || wanted="$wanted qemu-utils"
+command -v qemu-storage-daemon >/dev/null || wanted="$wanted qemu-system-common"
+command -v dpdk-testpmd >/dev/null || wanted="$wanted dpdk-dev"
+for driver in net_vhost mempool_ring; do
+  ls /usr/lib/*/dpdk/pmds-*/librte_"$driver".so >/dev/null 2>&1 && continue
+  case $driver in
+  net_vhost) wanted="$wanted librte-net-vhost23" ;;
+  mempool_ring) wanted="$wanted librte-mempool-ring23" ;;
+  esac
+done
 for tool in as ld objcopy; do
   command -v "$tool" >/dev/null || wanted="$wanted binutils"
 done
@@ -115,6 +138,7 @@ fi
 # shellcheck disable=SC2086 # one word per package
 [ -z "$wanted" ] || install_packages $wanted
 [ -e "$FORKY_DONE" ] || bootstrap_forky
+complete_forky
 
 case $(qemu-system-x86_64 --version) in
 *" version 7.2."*) ;;

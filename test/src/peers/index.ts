@@ -1,4 +1,5 @@
 /** The peers that tests run against, and what their guests hold. */
+export { BackEndProcess, type BackEndProgram, passt, storageDaemon, testpmd, virtiofsd } from "./back-end-process.js";
 export {
   type BootGuest,
   type BootGuestState,
@@ -10,6 +11,7 @@ export {
   waitForProgress,
   waitForSweep,
 } from "./boot-guest.js";
+export { FUSE_ROOT, FuseSession } from "./fuse-session.js";
 export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";
 export type { QemuOptions, RamFile } from "./qemu-command-line.js";
 export { type MigrationOutcome, type MigrationSetup, QemuProcess } from "./qemu-process.js";
@@ -22,3 +24,4 @@ export {
 } from "./ram-compare.js";
 export { mixedImage, mixedShares, randomImage, zeroImage } from "./ram-image.js";
 export { createScratchDir, removeScratchDir } from "./scratch-dir.js";
+export { type Buffers, DriverQueue, GuestMemory, type RamRun } from "./virtio-guest.js";

@@ -1,0 +1,69 @@
+/**
+ * Device record: what a back-end's state needs beside it to go on elsewhere.
+ *
+ * A back-end's own state is opaque and knows nothing of rings. So the record
+ * bears, ahead of that state, the features agreed on and every ring with its base;
+ * the destination starts its back-end from that. This is how it travels in a
+ * device-state packet; it is nobody's format but ours.
+ */
+import { bits64le, layout, ProtocolError, u32le, u64le } from "@multifd/protocol";
+import type { AttachedDevice, Ring } from "./attached-device.js";
+
+const recordHead = layout(
+  "vhost-user device record",
+  {
+    magic: u32le.equals(0x5556_464d, { code: "VHOST_RECORD", remedy: "is this another device's state?" }), // "MFVU"
+    version: u32le.equals(1, { code: "VHOST_RECORD", remedy: "use the same version on both sides" }),
+    features: bits64le,
+    protocolFeatures: bits64le,
+    rings: u32le,
+  },
+  { size: 28 },
+);
+
+const recordRing = layout(
+  "vhost-user device record, ring",
+  { index: u32le, size: u32le, base: u32le, descriptors: u64le, available: u64le, used: u64le },
+  { size: 36 },
+);
+
+const RINGS_MAX = 256;
+
+export type DeviceRecord = {
+  readonly features: bigint;
+  readonly protocolFeatures: bigint;
+  readonly rings: readonly Ring[];
+  readonly bases: readonly number[];
+  /** The back-end's own; empty for one that has none. */
+  readonly state: Uint8Array;
+};
+
+/** The record's bytes ahead of the state. The device must be suspended. */
+export function encodeRecordHead(device: AttachedDevice): Uint8Array {
+  const { features, rings } = device.guest;
+  const { protocolFeatures } = device.frontEnd;
+  const head = new Uint8Array(recordHead.size + rings.length * recordRing.size);
+  head.set(recordHead.encode({ features, protocolFeatures, rings: rings.length }));
+  for (const [at, ring] of rings.entries()) {
+    head.set(recordRing.encode({ ...ring, base: device.bases[at]! }), recordHead.size + at * recordRing.size);
+  }
+  return head;
+}
+
+/** @throws {ProtocolError} VHOST_RECORD, WIRE_TRUNCATED. */
+export function decodeRecord(bytes: Uint8Array): DeviceRecord {
+  const { features, protocolFeatures, rings: count } = recordHead.decode(bytes);
+  if (count > RINGS_MAX) {
+    throw new ProtocolError("VHOST_RECORD", `a vhost-user device record tells of ${count} rings, at most ${RINGS_MAX}`);
+  }
+  const decoded = Array.from({ length: count }, (_, at) =>
+    recordRing.decode(bytes, recordHead.size + at * recordRing.size),
+  );
+  return {
+    features,
+    protocolFeatures,
+    rings: decoded.map(({ base: _, ...ring }) => ring),
+    bases: decoded.map(({ base }) => base),
+    state: bytes.subarray(recordHead.size + count * recordRing.size),
+  };
+}

@@ -1,0 +1,16 @@
+/**
+ * vhost-user: a front-end that moves a back-end's state and harvests its dirty pages, and a library to write back-ends with.
+ */
+export {
+  AttachedDevice,
+  type GuestSide,
+  type Ring,
+  type RingEvents,
+  type SharedLog,
+  usedRingBytes,
+} from "./attached-device.js";
+export { type DeviceRecord, decodeRecord, encodeRecordHead } from "./device-record.js";
+export { deviceFeature, featureSet, hasBit, nameProtocolFeatures, protocolFeature } from "./features.js";
+export { FrontEnd, type FrontEndTerms, type Inflight } from "./front-end.js";
+export type { MemoryRegion } from "./memory-table.js";
+export { DEFAULT_STATE_TERMS, loadState, type StateTerms, saveState } from "./state-transfer.js";
