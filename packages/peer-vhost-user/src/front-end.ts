@@ -119,6 +119,11 @@ export class FrontEnd {
     return this.#channel.name;
   }
 
+  /** Whether the connection stands. */
+  get isOpen(): boolean {
+    return this.#channel.isOpen;
+  }
+
   /** Device features as last set. */
   get acknowledged(): bigint {
     return this.#acknowledged;

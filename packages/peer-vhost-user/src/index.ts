@@ -10,7 +10,9 @@ export {
   usedRingBytes,
 } from "./attached-device.js";
 export { type DeviceRecord, decodeRecord, encodeRecordHead } from "./device-record.js";
+export { DirtyLog, LOG_PAGE_BYTES, logBytes } from "./dirty-log.js";
 export { deviceFeature, featureSet, hasBit, nameProtocolFeatures, protocolFeature } from "./features.js";
 export { FrontEnd, type FrontEndTerms, type Inflight } from "./front-end.js";
+export { type GuestRun, LogTracker } from "./log-tracker.js";
 export type { MemoryRegion } from "./memory-table.js";
 export { DEFAULT_STATE_TERMS, loadState, type StateTerms, saveState } from "./state-transfer.js";

@@ -51,6 +51,11 @@ export class RequestChannel {
     return this.#socket.name;
   }
 
+  /** Whether requests may still be made. */
+  get isOpen(): boolean {
+    return this.#socket.isOpen;
+  }
+
   /** REPLY_ACK was agreed on: every message is answered from here on. */
   expectAcknowledgements(): void {
     this.#acknowledges = true;
