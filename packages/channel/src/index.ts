@@ -2,3 +2,6 @@ export { type Address, formatAddress, parseAddress, resolveAddress } from "./add
 export { Channel } from "./channel.js";
 export { Listener } from "./listener.js";
 export { MainChannel } from "./main-channel.js";
+export { readTlsCredentials, type TlsKind } from "./tls-credentials.js";
+export { TlsPump } from "./tls-pump.js";
+export type { TlsConnectTerms, TlsCredentials, TlsListenTerms } from "./tls-terms.js";

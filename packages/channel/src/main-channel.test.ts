@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { closeDescriptor, receiveBytes, sendBytes, socketPair } from "@multifd/native";
+import { Channel } from "./channel.js";
 import { MainChannel } from "./main-channel.js";
 
 /** More than any socket buffer holds. */
@@ -14,8 +15,8 @@ describe("main channel", () => {
   let far: MainChannel;
   beforeEach(() => {
     const [a, b] = socketPair();
-    near = new MainChannel(a);
-    far = new MainChannel(b);
+    near = new MainChannel(new Channel(a));
+    far = new MainChannel(new Channel(b));
   });
   afterEach(() => {
     near.destroy();
@@ -75,7 +76,7 @@ describe("main channel", () => {
 describe("main channel whose peer resets it", () => {
   it("reports CHANNEL_BROKEN to who reads", async () => {
     const [a, b] = socketPair();
-    const near = new MainChannel(a);
+    const near = new MainChannel(new Channel(a));
     await near.write(pattern(10));
     closeDescriptor(b); // with ten bytes unread: a reset
     await assert.rejects(near.source.fill(1), { name: "ChannelError", code: "CHANNEL_BROKEN" });
@@ -86,8 +87,8 @@ describe("main channel whose peer resets it", () => {
 describe("draining a main channel", () => {
   it("lets our last word arrive although the peer was still sending", async () => {
     const [a, b] = socketPair();
-    const near = new MainChannel(a);
-    const far = new MainChannel(b);
+    const near = new MainChannel(new Channel(a));
+    const far = new MainChannel(new Channel(b));
     const sending = far.write(new Uint8Array(MUCH));
     await near.source.fill(1000); // reading has begun, as it has when a migration fails
     await near.write(pattern(8));
@@ -104,7 +105,7 @@ describe("draining a main channel", () => {
 
   it("ends after its time with a peer that keeps the channel open", async () => {
     const [a, b] = socketPair();
-    const near = new MainChannel(a);
+    const near = new MainChannel(new Channel(a));
     sendBytes(b, pattern(10));
     await near.drain(20);
     near.destroy();

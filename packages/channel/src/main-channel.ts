@@ -8,14 +8,18 @@
  */
 import { Socket } from "node:net";
 import { ChannelError, ChunkSource } from "@multifd/protocol";
+import type { Channel } from "./channel.js";
 
 export class MainChannel {
   readonly source: ChunkSource;
+  readonly #channel: Channel;
   readonly #socket: Socket;
   #failure: ChannelError | null = null;
 
-  constructor(descriptor: number) {
-    this.#socket = new Socket({ fd: descriptor, readable: true, writable: true, allowHalfOpen: true });
+  /** Takes the descriptor over. */
+  constructor(channel: Channel) {
+    this.#channel = channel;
+    this.#socket = new Socket({ fd: channel.release(), readable: true, writable: true, allowHalfOpen: true });
     // Remembered for the next read or write: an 'error' event nobody waits for must not end the process.
     this.#socket.on("error", (cause: NodeJS.ErrnoException) => {
       this.#failure ??= new ChannelError("CHANNEL_BROKEN", `main channel: ${cause.message}`, { cause });
@@ -31,9 +35,17 @@ export class MainChannel {
   /**
    * Writes `bytes`, all of them.
    *
-   * @throws {ChannelError} CHANNEL_BROKEN, when the peer is gone.
+   * @throws {ChannelError} CHANNEL_BROKEN, when the peer is gone; or why TLS ended.
    */
-  write(bytes: Uint8Array): Promise<void> {
+  async write(bytes: Uint8Array): Promise<void> {
+    try {
+      await this.#send(bytes);
+    } catch (error) {
+      throw await this.#channel.explain(error);
+    }
+  }
+
+  #send(bytes: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#failure || this.#socket.destroyed) {
         reject(this.#failure ?? new ChannelError("CHANNEL_BROKEN", "main channel: closed"));
@@ -77,6 +89,7 @@ export class MainChannel {
 
   /** Gives everything up at once. */
   destroy(): void {
+    this.#channel.shutDown();
     this.#socket.destroy();
   }
 
@@ -84,7 +97,11 @@ export class MainChannel {
     try {
       for await (const chunk of this.#socket.iterator({ destroyOnReturn: false })) yield chunk as Uint8Array;
     } catch (cause) {
-      throw new ChannelError("CHANNEL_BROKEN", `main channel: ${(cause as Error).message}`, { cause });
+      throw await this.#channel.explain(
+        new ChannelError("CHANNEL_BROKEN", `main channel: ${(cause as Error).message}`, { cause }),
+      );
     }
+    const reason = await this.#channel.explain(null);
+    if (reason !== null) throw reason;
   }
 }

@@ -22,6 +22,7 @@ import {
 } from "@multifd/dataplane";
 import { reviveError } from "@multifd/protocol";
 import { Piscina } from "piscina";
+import { explainFailure } from "./channel-failure.js";
 
 export class ChannelThreads {
   readonly #pool: Piscina;
@@ -64,7 +65,7 @@ export class ChannelThreads {
       try {
         const transferList: MessagePort[] = "devices" in task ? [task.devices] : [];
         const result = (await this.#pool.run(task, { transferList })) as ChannelResult;
-        if (!result.ok) fail(reviveError(result.error));
+        if (!result.ok) fail(await explainFailure(channels[task.channel]!, task.channel, reviveError(result.error)));
       } catch (error) {
         fail(error);
       }

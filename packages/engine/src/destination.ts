@@ -194,7 +194,7 @@ class DestinationMigration {
   async #sync(phase: RoundPhase): Promise<void> {
     const sync = ++this.#syncs;
     if (phase !== "setup") this.#rounds++;
-    await awaitSync(this.#barrier, sync, this.#failure, (missing) => {
+    await awaitSync(this.#channels, this.#barrier, sync, this.#failure, (missing) => {
       this.#waitingFor = `waiting for the SYNC of channel ${missing.join(", ")}`;
     });
     this.#waitingFor = "receiving";

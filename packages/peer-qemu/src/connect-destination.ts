@@ -3,12 +3,13 @@
  *
  * A QEMU destination reads a new connection synchronously in its main loop: one
  * that stays silent freezes it, monitor and all. Those before 8.0 take the first
- * connection for the main channel, whatever it says.
+ * connection for the main channel, whatever it says. Under TLS every QEMU does, for
+ * it cannot look into those: main has finished its handshake before the next one opens.
  * Source: QEMU 10.0, migration/migration.c, migration_ioc_process_incoming().
  */
-import { type Address, Channel, MainChannel } from "@multifd/channel";
+import { type Address, Channel, formatAddress, MainChannel, type TlsConnectTerms, TlsPump } from "@multifd/channel";
 import { sendBytes } from "@multifd/native";
-import { ChannelError, encodeMultifdInit } from "@multifd/protocol";
+import { ChannelError, encodeMultifdInit, placeError } from "@multifd/protocol";
 
 /** Where a destination is, and how it is dialled. */
 export type DestinationTerms = {
@@ -16,37 +17,66 @@ export type DestinationTerms = {
   readonly channels: number;
   /** The VM's, borne by every channel's init message; zeros when it has none. */
   readonly uuid?: Uint8Array;
+  /** For each connection, and again for its TLS handshake. */
   readonly connectTimeoutMs: number;
+  /** Left out: plain connections. */
+  readonly tls?: TlsConnectTerms;
 };
 
 /**
  * Opens all connections; whoever gives up through `signal` does not wait for us, and what is opened after that is
  * closed again.
  *
- * @throws {ChannelError} CONNECT_FAILED; CANCELLED; CHANNEL_BROKEN.
+ * @throws {ChannelError} CONNECT_FAILED; CANCELLED; CHANNEL_BROKEN; TLS_HANDSHAKE_TIMEOUT.
+ * @throws {MigrationError} TLS_…: what came of a handshake.
  */
 export async function connectDestination(
   terms: DestinationTerms,
   signal: AbortSignal,
 ): Promise<{ readonly main: MainChannel; readonly channels: readonly Channel[] }> {
-  const { address, connectTimeoutMs, uuid = new Uint8Array(16) } = terms;
-  const open = async () => {
-    const channel = await Channel.connect(address, connectTimeoutMs);
-    if (!signal.aborted) return channel;
-    channel.close();
-    throw new ChannelError("CANCELLED", "cancelled while connecting");
-  };
-  const main = new MainChannel((await open()).release());
-  const channels: Channel[] = [];
+  const { uuid = new Uint8Array(16) } = terms;
+  const tls = terms.tls ? new TlsPump(terms.tls) : null;
+  const opened: Channel[] = [];
   try {
+    const main = await open(terms, tls, signal);
+    opened.push(main);
     for (let channel = 0; channel < terms.channels; channel++) {
-      channels.push(await open());
-      sendBytes(channels[channel]!.descriptor, encodeMultifdInit({ uuid, channel }));
+      const connection = await open(terms, tls, signal);
+      opened.push(connection);
+      await introduce(connection, encodeMultifdInit({ uuid, channel }));
     }
-    return { main, channels };
+    return { main: new MainChannel(main), channels: opened.slice(1) };
   } catch (error) {
-    main.destroy();
-    for (const channel of channels) channel.close();
+    for (const connection of opened) connection.close();
     throw error;
+  } finally {
+    tls?.end();
+  }
+}
+
+async function open(terms: DestinationTerms, tls: TlsPump | null, signal: AbortSignal): Promise<Channel> {
+  const { address, connectTimeoutMs } = terms;
+  const socket = await Channel.connect(address, connectTimeoutMs);
+  const channel = tls?.secure(socket, connectTimeoutMs) ?? socket;
+  const giveUp = () => channel.shutDown();
+  signal.addEventListener("abort", giveUp);
+  try {
+    if (!signal.aborted) await channel.secured();
+    if (!signal.aborted) return channel;
+  } catch (error) {
+    channel.close();
+    if (!signal.aborted) throw placeError(error, formatAddress(address));
+  } finally {
+    signal.removeEventListener("abort", giveUp);
+  }
+  channel.close();
+  throw new ChannelError("CANCELLED", "cancelled while connecting");
+}
+
+async function introduce(channel: Channel, message: Uint8Array): Promise<void> {
+  try {
+    sendBytes(channel.descriptor, message);
+  } catch (error) {
+    throw await channel.explain(error);
   }
 }

@@ -55,7 +55,7 @@ export class QemuDestinationPeer implements DestinationPeer {
 
   async accept(signal: AbortSignal): Promise<Connections["channels"]> {
     const { main, channels } = await this.#reception.accept(signal);
-    this.#main = new MainChannel(main.release());
+    this.#main = new MainChannel(main);
     return channels;
   }
 

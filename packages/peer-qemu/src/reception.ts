@@ -6,13 +6,14 @@
  * each connection is sorted by its first bytes ("QEVM", or a multifd init message), never by
  * the order of accepting, and none may hold the others up: all that have not
  * spoken are polled together. From the first connection on the clock runs;
- * whoever is missing when it ends is named.
+ * whoever is missing when it ends is named. Under TLS a connection speaks once its
+ * handshake is done, so these run side by side as well, and sorting stays the same.
  *
  * Owns the listener, and the connections until they are handed over.
  * Source: QEMU 10.1, migration/migration.c, migration_ioc_process_incoming().
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Address, type Channel, formatAddress, Listener } from "@multifd/channel";
+import { type Address, type Channel, formatAddress, Listener, type TlsListenTerms, TlsPump } from "@multifd/channel";
 import { peekBytes, pollReadable, receiveBytes } from "@multifd/native";
 import {
   ChannelError,
@@ -22,6 +23,7 @@ import {
   MULTIFD_INIT_BYTES,
   MULTIFD_MAGIC_BYTES,
   ProtocolError,
+  placeError,
 } from "@multifd/protocol";
 
 export type ReceptionTerms = {
@@ -30,6 +32,8 @@ export type ReceptionTerms = {
   readonly uuid?: Uint8Array;
   /** From the first connection until all are known. */
   readonly handshakeTimeoutMs: number;
+  /** Left out: plain connections only. */
+  readonly tls?: TlsListenTerms;
 };
 
 export type Connections = {
@@ -44,10 +48,13 @@ const POLL_MS = 100;
 /** Between looks at a connection that has sent part of what is due. */
 const PARTIAL_MS = 5;
 const MAGIC_BYTES = 4;
+/** A TLS handshake has no clock of its own: ours covers it. */
+const WATCHED_HERE = 0;
 
 export class Reception {
   readonly #listener: Listener;
   readonly #terms: ReceptionTerms;
+  readonly #tls: TlsPump | null;
   readonly #channels: (Channel | undefined)[] = [];
   #waiting: Channel[] = [];
   #main: Channel | null = null;
@@ -57,6 +64,7 @@ export class Reception {
   private constructor(listener: Listener, terms: ReceptionTerms) {
     this.#listener = listener;
     this.#terms = terms;
+    this.#tls = terms.tls ? new TlsPump(terms.tls) : null;
     this.#uuid = terms.uuid ?? null;
   }
 
@@ -71,7 +79,8 @@ export class Reception {
   /**
    * Waits until the main channel and every multifd channel are there; then nobody else is let in.
    *
-   * @throws {ChannelError} CHANNELS_MISSING, naming them; CANCELLED.
+   * @throws {ChannelError} CHANNELS_MISSING, naming them; CANCELLED; TLS_HANDSHAKE_TIMEOUT.
+   * @throws {MigrationError} TLS_…: what came of a handshake.
    * @throws {ProtocolError} CONNECTION_MAGIC, MAIN_CHANNEL_TWICE, MULTIFD_CHANNEL_ID, MULTIFD_CHANNEL_TWICE,
    *   MULTIFD_UUID, MULTIFD_VERSION.
    */
@@ -97,6 +106,7 @@ export class Reception {
   close(): void {
     this.#closed = true;
     this.#listener.close();
+    this.#tls?.end();
     for (const connection of this.#waiting.splice(0)) connection.close();
     for (const channel of this.#channels.splice(0)) channel?.close();
     this.#main?.close();
@@ -120,21 +130,30 @@ export class Reception {
     const ready = await pollReadable(descriptors, POLL_MS);
     if (this.#closed) return; // these numbers may be somebody else's by now
     const spoken = this.#waiting.filter((_, index) => ready[index + 1]);
-    const undecided = spoken.filter((connection) => !this.#sort(connection));
-    if (ready[0]) {
-      for (let next = this.#listener.accept(); next !== null; next = this.#listener.accept()) this.#waiting.push(next);
+    let undecided = 0;
+    for (const connection of spoken) {
+      if (!(await this.#sort(connection))) undecided++;
     }
+    if (ready[0]) this.#letIn();
     // A part of a message keeps its connection readable: without a pause this would spin.
-    if (undecided.length > 0) await sleep(PARTIAL_MS);
+    if (undecided > 0) await sleep(PARTIAL_MS);
+  }
+
+  #letIn(): void {
+    for (let next = this.#listener.accept(); next !== null; next = this.#listener.accept()) {
+      this.#waiting.push(this.#tls?.secure(next, WATCHED_HERE) ?? next);
+    }
   }
 
   /** Takes a connection out of `#waiting` once it has said enough. @returns whether it did. */
-  #sort(connection: Channel): boolean {
+  async #sort(connection: Channel): Promise<boolean> {
     const start = new Uint8Array(MULTIFD_INIT_BYTES);
     const length = peekBytes(connection.descriptor, start);
     if (length === 0) {
       this.#waiting = this.#waiting.filter((other) => other !== connection);
+      const reason = await connection.explain(null);
       connection.close();
+      if (reason !== null) throw placeError(reason, formatAddress(this.address));
       return true;
     }
     if (length === null || length < MAGIC_BYTES) return false;
@@ -193,6 +212,13 @@ export class Reception {
 
   #missing(): ChannelError {
     const { channels, handshakeTimeoutMs } = this.#terms;
+    const shaking = this.#waiting.filter((connection) => connection.tls === "handshake").length;
+    if (shaking > 0) {
+      return new ChannelError(
+        "TLS_HANDSHAKE_TIMEOUT",
+        `${formatAddress(this.address)}: ${shaking} connected and did not finish the TLS handshake within ${handshakeTimeoutMs} ms of the first connection; is TLS switched on at the source?`,
+      );
+    }
     const missing: string[] = this.#main === null ? ["the main channel"] : [];
     for (let channel = 0; channel < channels; channel++) {
       if (this.#channels[channel] === undefined) missing.push(`channel ${channel}`);
@@ -209,7 +235,9 @@ export class Reception {
 function unknownMagic(magic: Uint8Array): ProtocolError {
   const came = Buffer.from(magic).toString("hex");
   const hint =
-    magic[0] === 0x16 ? "it looks like TLS: switch that off at the source" : "is the peer a migration source?";
+    magic[0] === 0x16
+      ? "it looks like TLS: give this side credentials, or switch it off at the source"
+      : "is the peer a migration source?";
   return new ProtocolError(
     "CONNECTION_MAGIC",
     `a connection began with ${came}; 5145564d (main channel) or 11223344 (multifd channel) was due; ${hint}`,
