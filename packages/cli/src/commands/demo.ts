@@ -10,7 +10,8 @@
  *
  * Owns the processes, their sockets and a directory for those; all end with it.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Address } from "@multifd/channel";
@@ -36,6 +37,7 @@ import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-
 import { byteSize, compression, wholeNumber } from "../option-values.js";
 import { formatBytes } from "../quantities.js";
 import type { CommandContext } from "../terminal.js";
+import { connectTls } from "../tls-flags.js";
 
 type DemoFlags = SpeedFlags &
   OutputFlags & {
@@ -46,6 +48,7 @@ type DemoFlags = SpeedFlags &
     readonly compression: Compression;
     readonly downtimeLimit: number;
     readonly transport: "unix" | "tcp";
+    readonly tls?: boolean;
   };
 
 const RAM_MIN = 2 ** 20;
@@ -86,7 +89,8 @@ export function addDemoCommand(program: Command, context: CommandContext): void 
     .addOption(new Option("--compression <method>", "none, zlib or zstd").argParser(compression).default("none"))
     .addOption(
       new Option("--transport <kind>", "sockets between the two ends").choices(["unix", "tcp"]).default("unix"),
-    );
+    )
+    .option("--tls", "encrypt between the two ends, by a key made for this run");
   addDowntimeLimit(addSpeedFlags(command));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
@@ -130,8 +134,11 @@ async function demonstrate(flags: DemoFlags, watch: MigrationWatch): Promise<Dem
         ? { kind: "tcp", host: "127.0.0.1", port: 0 }
         : { kind: "unix", path: path("destination.sock") };
     const { channels, compression } = flags;
-    const receiver = await keep(ReceiverProcess.start({ guest: incoming.address, listen, channels, compression }));
-    return await moveAndVerify(flags, watch, { guest, incoming, receiver });
+    const tls = flags.tls ? { tlsCreds: makeKey(directory) } : {};
+    const receiver = await keep(
+      ReceiverProcess.start({ guest: incoming.address, listen, channels, compression, ...tls }),
+    );
+    return await moveAndVerify(flags, watch, { guest, incoming, receiver, tls });
   } finally {
     await Promise.all(started.map((process) => process.end()));
     rmSync(directory, { recursive: true, force: true });
@@ -148,12 +155,23 @@ function checkMemory(ramBytes: number): void {
   );
 }
 
-type Stage = { readonly guest: GuestProcess; readonly incoming: GuestProcess; readonly receiver: ReceiverProcess };
+/** Writes a new pre-shared key. @returns the directory it is in. */
+function makeKey(directory: string): string {
+  writeFileSync(join(directory, "keys.psk"), `qemu:${randomBytes(32).toString("hex")}\n`, { mode: 0o600 });
+  return directory;
+}
+
+type Stage = {
+  readonly guest: GuestProcess;
+  readonly incoming: GuestProcess;
+  readonly receiver: ReceiverProcess;
+  readonly tls: { readonly tlsCreds?: string };
+};
 
 async function moveAndVerify(flags: DemoFlags, watch: MigrationWatch, stage: Stage): Promise<DemoResult> {
   const source = await LiveGuest.open(stage.guest.address);
   try {
-    const sent = await move(flags, watch, source, stage.receiver);
+    const sent = await move(flags, watch, source, stage);
     const received = await stage.receiver.finished();
     const { pages } = await verifyMigration(source, stage.incoming, flags.rate > 0);
     return {
@@ -168,9 +186,15 @@ async function moveAndVerify(flags: DemoFlags, watch: MigrationWatch, stage: Sta
   }
 }
 
-async function move(flags: DemoFlags, watch: MigrationWatch, source: LiveGuest, receiver: ReceiverProcess) {
+async function move(flags: DemoFlags, watch: MigrationWatch, source: LiveGuest, { receiver, tls }: Stage) {
   const { channels, compression, level, downtimeLimit, maxBandwidth } = flags;
-  const peer = new QemuSourcePeer({ address: receiver.address, channels, connectTimeoutMs: CONNECT_TIMEOUT_MS });
+  const { address } = receiver;
+  const peer = new QemuSourcePeer({
+    address,
+    channels,
+    connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    ...connectTls(tls, address),
+  });
   try {
     return await runSource({
       guest: source,

@@ -24,6 +24,7 @@ import { LiveGuest } from "../live-guest.js";
 import { addOutputFlags, runMigration } from "../migration-command.js";
 import { address, guestAddress } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
+import { addConnectTlsFlags, checkTlsFlags, connectTls } from "../tls-flags.js";
 
 type MigrateFlags = ChannelFlags &
   SpeedFlags &
@@ -51,11 +52,12 @@ export function addMigrateCommand(program: Command, context: CommandContext): vo
         .makeOptionMandatory(),
     )
     .addOption(new Option("--to <address>", "tcp:HOST:PORT or unix:PATH").argParser(address).makeOptionMandatory());
-  addRoundLimit(addDowntimeLimit(addSpeedFlags(addChannelFlags(command))));
+  addConnectTlsFlags(addRoundLimit(addDowntimeLimit(addSpeedFlags(addChannelFlags(command)))));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: MigrateFlags) => {
       checkLevel(command, flags);
+      checkTlsFlags(command);
       await migrate(context, flags);
     });
 }
@@ -69,6 +71,7 @@ async function migrate(context: CommandContext, flags: MigrateFlags): Promise<vo
         channels: flags.channels,
         ...(flags.uuid && { uuid: flags.uuid }),
         connectTimeoutMs: CONNECT_TIMEOUT_MS,
+        ...connectTls(flags, flags.to),
       });
       return await runSource({
         guest,

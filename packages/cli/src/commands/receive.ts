@@ -20,6 +20,7 @@ import { IncomingGuest } from "../incoming-guest.js";
 import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-command.js";
 import { address, guestAddress, milliseconds, ramFile } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
+import { addListenTlsFlags, checkTlsFlags, listenTls } from "../tls-flags.js";
 
 type ReceiveFlags = ChannelFlags &
   OutputFlags & {
@@ -59,7 +60,7 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
         .argParser(guestAddress)
         .conflicts(["ram", "devices"]),
     );
-  addChannelFlags(command).addOption(
+  addListenTlsFlags(addChannelFlags(command)).addOption(
     new Option("--handshake-timeout <ms>", "from the first connection until every channel has come and said what it is")
       .argParser(milliseconds)
       .default(10_000),
@@ -70,6 +71,7 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
       if (!flags.guest && !flags.ram && flags.devices === undefined) {
         command.error("error: name where it goes: --ram BLOCK=PATH and --devices PATH, or --guest unix:PATH");
       }
+      checkTlsFlags(command);
       await receive(context, flags);
     });
 }
@@ -95,6 +97,7 @@ async function take(flags: ReceiveFlags, watch: MigrationWatch, guest: Destinati
     channels: flags.channels,
     ...(flags.uuid && { uuid: flags.uuid }),
     handshakeTimeoutMs: flags.handshakeTimeout,
+    ...listenTls(flags),
   });
   watch.onEvent({ event: "listening", address: formatAddress(peer.address), channels: flags.channels });
   return await runDestination({

@@ -24,6 +24,7 @@ import type { OutputFlags } from "../event-output.js";
 import { addOutputFlags, runMigration } from "../migration-command.js";
 import { address, ramFile } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
+import { addConnectTlsFlags, checkTlsFlags, connectTls } from "../tls-flags.js";
 
 type SendFlags = ChannelFlags &
   SpeedFlags &
@@ -56,13 +57,14 @@ export function addSendCommand(program: Command, context: CommandContext): void 
     "the destination has mapped the very files of --ram (share=on, capability x-ignore-shared): send the rest only; " +
       "name several in the order of their NUMA nodes",
   );
-  addDialectFlags(addSpeedFlags(addChannelFlags(command)));
+  addConnectTlsFlags(addDialectFlags(addSpeedFlags(addChannelFlags(command))));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: SendFlags) => {
       checkLevel(command, flags);
       if (flags.ignoreShared && flags.devices === undefined)
         command.error("error: --ignore-shared leaves only the device part to send: name it with --devices PATH");
+      checkTlsFlags(command);
       await send(context, flags);
     });
 }
@@ -85,6 +87,7 @@ async function send(context: CommandContext, flags: SendFlags): Promise<void> {
           ...(flags.uuid && { uuid: flags.uuid }),
           connectTimeoutMs: CONNECT_TIMEOUT_MS,
           ...dialectTerms(flags),
+          ...connectTls(flags, flags.to),
         }),
         onEvent,
         signal,

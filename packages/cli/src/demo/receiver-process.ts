@@ -18,6 +18,8 @@ export type ReceiverOptions = {
   readonly listen: Address;
   readonly channels: number;
   readonly compression: string;
+  /** Left out: plain connections. */
+  readonly tlsCreds?: string;
 };
 
 export class ReceiverProcess {
@@ -38,6 +40,7 @@ export class ReceiverProcess {
     const words = ["receive", "--json", "--guest", formatAddress(options.guest)];
     words.push("--listen", formatAddress(options.listen));
     words.push("--channels", String(options.channels), "--compression", options.compression);
+    if (options.tlsCreds !== undefined) words.push("--tls-creds", options.tlsCreds);
     const child = spawn(process.execPath, [main, ...words], { stdio: ["ignore", "pipe", "pipe"], detached: true });
 
     let complaint = "";
