@@ -73,11 +73,14 @@ export class LogTracker implements DirtyTracker {
     const log = this.#log;
     this.#log = null;
     if (log === null) return;
-    try {
-      for (const device of this.#devices) if (device.frontEnd.isOpen) await device.stopLog();
-    } finally {
-      log.close();
+    for (const device of this.#devices) {
+      try {
+        await device.stopLog();
+      } catch {
+        // A back-end that is gone logs no more; whoever uses the device next is told.
+      }
     }
+    log.close();
   }
 
   #noteSuspendedRings(log: DirtyLog): void {

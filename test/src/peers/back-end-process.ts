@@ -58,8 +58,7 @@ export function virtiofsd(socket: string, sharedDir: string, ...more: readonly s
 }
 
 export function passt(socket: string): BackEndProgram {
-  // As root it wants to become somebody else, whom a container may not have.
-  return ofForky("passt", "usr/bin/passt", ["--vhost-user", "--foreground", "--runas", "0", "--socket", socket]);
+  return ofForky("passt", "usr/bin/passt", ["--vhost-user", "--foreground", "--socket", socket]);
 }
 
 /** A vhost-user-blk device over a raw image. */
