@@ -5,12 +5,17 @@ export type {
   MusterTask,
   ReceiveBlock,
   ReceiveTask,
+  RelayReceiveTask,
+  RelaySendTask,
   SendBlock,
   SendTask,
 } from "./messages.js";
 export { attendMuster, dismissMuster } from "./muster.js";
 export { PACKET_KIND, PacketRing } from "./packet-ring.js";
 export { runReceiveChannel } from "./receive-channel.js";
+export { runRelayReceive } from "./relay-receive.js";
+export { runRelaySend } from "./relay-send.js";
+export { RelaySlots, SLOT_BYTES } from "./relay-slots.js";
 export { runSendChannel } from "./send-channel.js";
 export { type ChannelTotals, createCounters, sumCounters } from "./shared-words.js";
 export { SyncBarrier } from "./sync-barrier.js";

@@ -7,6 +7,7 @@
  * posts is a device's state, which has no place there.
  */
 import type { MessagePort } from "node:worker_threads";
+import type { Mapping } from "@multifd/native";
 import type { Compression, ErrorDescription } from "@multifd/protocol";
 
 /** The first task of every thread. */
@@ -68,6 +69,35 @@ export type ReceiveTask = {
   readonly counters: SharedArrayBuffer;
   /** Takes `DeviceStateArrived`. */
   readonly devices: MessagePort;
+};
+
+/** What the threads of both sides of a relay share. */
+type RelayTask = {
+  readonly channel: number;
+  /** Borrowed: the coordinator shuts it down and closes it. */
+  readonly descriptor: number;
+  readonly pageBytes: number;
+  readonly compression: Compression;
+  readonly blocks: readonly { readonly name: string; readonly lengthBytes: number }[];
+  /** `RelaySlots.shared`; the channels of both sides, which it was made for. */
+  readonly slots: SharedArrayBuffer;
+  readonly allChannels: number;
+  /** The slots' own, `SLOT_BYTES` each. */
+  readonly memory: Mapping;
+  readonly counters: SharedArrayBuffer;
+};
+
+export type RelayReceiveTask = RelayTask & {
+  readonly side: "incoming";
+  /** `SyncBarrier.shared`; its number of channels. */
+  readonly barrier: SharedArrayBuffer;
+  readonly channels: number;
+};
+
+export type RelaySendTask = RelayTask & {
+  readonly side: "outgoing";
+  /** For the method; 0 where it takes none. */
+  readonly level: number;
 };
 
 /** Posted by a receiving thread, its bytes transferred. */

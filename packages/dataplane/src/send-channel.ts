@@ -15,17 +15,14 @@ import { createCompressor, freeCodec, PacketBlock, preparePacket, sendBytes, sen
 import {
   describeError,
   encodeDeviceStatePacket,
-  encodeRamPacketHeader,
   methodFlag,
-  PACKET_SYNC,
   packetPagesMax,
   placeError,
-  putPageOffsets,
-  RAM_PACKET_HEADER_BYTES,
   ramPacketBytes,
 } from "@multifd/protocol";
 import { DeviceStage } from "./device-stage.js";
 import type { ChannelResult, SendTask } from "./messages.js";
+import { putRamHeader, putSyncHeader } from "./packet-header.js";
 import { CLAIM, PACKET_KIND, PacketRing } from "./packet-ring.js";
 import { COUNTER } from "./shared-words.js";
 import { markZeroPages } from "./zero-marks.js";
@@ -101,7 +98,7 @@ class PacketSender {
 
   #sendPages(): void {
     const packet = this.#packet;
-    const { pageBytes, compression } = this.#task;
+    const { compression } = this.#task;
     const block = this.#task.blocks[this.#claimed.block]!;
     packet.target(block.address, this.#lengths[this.#claimed.block]!, -1);
     packet.codec = this.#codec;
@@ -117,7 +114,7 @@ class PacketSender {
       if (normalPages === 0) return; // nothing is left to announce
       zeroPages = 0;
     }
-    encodeRamPacketHeader(packet.headerView, 0, {
+    const header = {
       flags: methodFlag(compression),
       pagesMax: this.#pagesMax,
       normalPages,
@@ -125,31 +122,14 @@ class PacketSender {
       packetNumber: this.ring.nextPacketNumber(),
       zeroPages,
       ramBlock: block.name,
-    });
-    const pages = normalPages + zeroPages;
-    putPageOffsets(packet.headerView, RAM_PACKET_HEADER_BYTES, packet.pages, 0, pages, pageBytes);
-    packet.header.fill(0, RAM_PACKET_HEADER_BYTES + 8 * pages, packet.headerBytes);
+    };
+    putRamHeader(packet, header, packet.pages, 0);
     this.#count(sendPacket(packet), normalPages, zeroPages);
   }
 
-  /** Header only, everything else zero, as QEMU since 9.2 writes it. */
   #sendSync(): void {
-    const packet = this.#packet;
-    packet.header.fill(0, 0, packet.headerBytes);
-    encodeRamPacketHeader(packet.headerView, 0, {
-      flags: PACKET_SYNC,
-      pagesMax: 0,
-      normalPages: 0,
-      payloadBytes: 0,
-      packetNumber: this.ring.nextPacketNumber(),
-      zeroPages: 0,
-      ramBlock: "",
-    });
-    packet.normalPages = 0;
-    packet.zeroPages = 0;
-    packet.payloadBytes = 0;
-    packet.codec = 0;
-    this.#count(sendPacket(packet), 0, 0);
+    putSyncHeader(this.#packet, this.ring.nextPacketNumber());
+    this.#count(sendPacket(this.#packet), 0, 0);
   }
 
   #sendDeviceState(): void {

@@ -61,6 +61,25 @@ export const BARRIER_CHANNEL = {
   words: LINE_WORDS,
 } as const;
 
+/** Words of a relay's slots. */
+export const RELAY = {
+  /** Raised by incoming channels with every slot filled, and by the coordinator: outgoing channels wait for it. */
+  filled: 0 * LINE_WORDS,
+  /** Raised by outgoing channels with every slot freed, and by the coordinator: incoming channels wait for it. */
+  freed: 1 * LINE_WORDS,
+  /** Raised by workers after every change that the coordinator may care for. */
+  bell: 2 * LINE_WORDS,
+  /** Rounds that every incoming channel has ended. Written by the coordinator. */
+  closedRounds: 3 * LINE_WORDS,
+  /** SYNC packets written by all outgoing channels together. */
+  arrived: 4 * LINE_WORDS,
+  /** As the ring's, of the packets that leave. */
+  packetNumber: 5 * LINE_WORDS,
+  /** 0 run, 2 give up at once. Written by the coordinator. */
+  stop: 6 * LINE_WORDS,
+  words: 7 * LINE_WORDS,
+} as const;
+
 export const STOP = { run: 0, end: 1, giveUp: 2 } as const;
 
 /**

@@ -132,7 +132,9 @@ export {
   ramPacketBytes,
   ramPacketHeader,
 } from "./ram-packet.js";
+export { RAM_RECORD_BYTES } from "./ram-section-decoder.js";
 export { decodeReturnPath, encodePong, encodeShut, encodeSwitchoverAck, type ReturnPathEvent } from "./return-path.js";
+export { TappedSource } from "./tapped-source.js";
 export {
   type DeviceDescription,
   type FieldDescription,

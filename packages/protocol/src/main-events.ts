@@ -31,11 +31,11 @@ export type MainEvent =
   | { readonly kind: "command"; readonly name: "ping"; readonly value: number }
   /** Emitted as soon as the list is complete: the rest of the section may wait for a SYNC. */
   | { readonly kind: "ram-blocks"; readonly sectionId: number; readonly blocks: readonly RamBlockListEntry[] }
-  /** MULTIFD_FLUSH: pairs with one SYNC of every channel; says nothing when there are none. */
+  /** MULTIFD_FLUSH: pairs with one SYNC of every channel; says nothing when there are none. Nothing behind it has been read. */
   | { readonly kind: "flush"; readonly phase: RamPhase }
   | { readonly kind: "zero-pages"; readonly block: string; readonly pages: Uint32Array }
   | { readonly kind: "page"; readonly block: string; readonly page: number; readonly bytes: Uint8Array }
-  /** The RAM section's EOS: with legacy sync, pairs with one SYNC of every channel. */
+  /** The RAM section's EOS: with legacy sync, pairs with one SYNC of every channel. Nothing behind it has been read. */
   | { readonly kind: "section-end"; readonly phase: RamPhase }
   /** The last event: all from the first device section (`at` in the stream) to the description's end, as it came. */
   | { readonly kind: "devices"; readonly at: number; readonly bytes: Uint8Array; readonly description: string };

@@ -29,7 +29,8 @@ import type { StreamReader } from "./stream-reader.js";
 
 const WHAT = "RAM section";
 const LIST = "RAM block list";
-const RECORD_BYTES = 8;
+/** A record without a block and without contents, such as FLUSH and EOS. */
+export const RAM_RECORD_BYTES = 8;
 
 /** Zero pages in one event at most. */
 const ZERO_PAGES_MAX = 65536;
@@ -66,9 +67,9 @@ export class RamSectionDecoder {
     const source = reader.source;
     if (phase === "setup") yield { kind: "ram-blocks", sectionId, blocks: await this.#decodeBlockList() };
     for (;;) {
-      if (source.available < RECORD_BYTES) {
+      if (source.available < RAM_RECORD_BYTES) {
         if (this.#zeroPageCount > 0) yield this.#flushZeroPages();
-        await reader.need(RECORD_BYTES, WHAT);
+        await reader.need(RAM_RECORD_BYTES, WHAT);
       }
       const high = source.u32();
       const low = source.u32();

@@ -1,0 +1,131 @@
+/**
+ * Relay send: one worker thread that sends a relay's slots on to the destination.
+ *
+ * Zero pages stay zero pages, and no page is looked at for being one: whether the
+ * destination takes them in packets at all is between it and the source. Without a
+ * codec the pages leave from the slot itself.
+ *
+ * Blocks in send(2) and for a full slot; the coordinator ends it by shutting the
+ * socket down and giving the slots up. Owns its packet block and codec context.
+ */
+import {
+  createCompressor,
+  freeCodec,
+  PacketBlock,
+  preparePacket,
+  readMemory,
+  sendBytes,
+  sendPacket,
+} from "@multifd/native";
+import {
+  describeError,
+  methodFlag,
+  PACKET_GUEST_BYTES,
+  packetPagesMax,
+  placeError,
+  ramPacketBytes,
+} from "@multifd/protocol";
+import type { ChannelResult, RelaySendTask } from "./messages.js";
+import { putRamHeader, putSyncHeader } from "./packet-header.js";
+import { pagesInOrder, RelaySlots, SLOT_BYTES, SLOT_CLAIM, slotAddresses } from "./relay-slots.js";
+import { COUNTER } from "./shared-words.js";
+
+/** Runs a channel until it is told to give up. Never throws for what can happen on a wire. */
+export function runRelaySend(task: RelaySendTask): ChannelResult {
+  const sender = new RelaySender(task);
+  try {
+    while (sender.sendNext());
+    return { ok: true };
+  } catch (error) {
+    const description = describeError(placeError(error, `outgoing channel ${task.channel}`));
+    if (description === null) throw error;
+    return { ok: false, error: description };
+  } finally {
+    sender.free();
+  }
+}
+
+class RelaySender {
+  readonly #task: RelaySendTask;
+  readonly #packet = new PacketBlock();
+  readonly #codec: number;
+  readonly #pagesMax: number;
+  readonly #slots: RelaySlots;
+  readonly #addresses: readonly bigint[];
+  readonly #contents = { deviceStateBytes: 0, block: 0, normalPages: 0, zeroPages: 0 };
+  readonly #counters: Float64Array;
+  readonly #countersAt: number;
+  #syncs = 0;
+
+  constructor(task: RelaySendTask) {
+    const { compression, level, pageBytes } = task;
+    this.#task = task;
+    this.#pagesMax = packetPagesMax(pageBytes);
+    this.#slots = new RelaySlots(task.allChannels, this.#pagesMax, task.slots);
+    this.#addresses = slotAddresses(task.memory);
+    this.#counters = new Float64Array(task.counters);
+    this.#countersAt = task.channel * COUNTER.words;
+    this.#codec = compression === "none" ? 0 : createCompressor(compression, level);
+    this.#packet.socket = task.descriptor;
+    this.#packet.pageBytes = pageBytes;
+    this.#packet.headerBytes = ramPacketBytes(pageBytes);
+    this.#packet.pages.set(pagesInOrder(this.#pagesMax)); // as they lie in a slot, for good
+  }
+
+  free(): void {
+    if (this.#codec !== 0) freeCodec(this.#codec);
+  }
+
+  /** Sends one slot, or the SYNC that closes the round. @returns false when told to give up. */
+  sendNext(): boolean {
+    const slots = this.#slots;
+    const slot = slots.claimFull(this.#syncs, this.#contents);
+    if (slot === SLOT_CLAIM.giveUp) return false;
+    if (slot === SLOT_CLAIM.roundOver) {
+      putSyncHeader(this.#packet, slots.nextPacketNumber());
+      this.#count(sendPacket(this.#packet), 0, 0);
+      this.#syncs++;
+      slots.arrive();
+      return true;
+    }
+    if (this.#contents.deviceStateBytes > 0) this.#sendDeviceState(slot);
+    else this.#sendPages(slot);
+    slots.free(slot);
+    return true;
+  }
+
+  #sendPages(slot: number): void {
+    const packet = this.#packet;
+    const { block, normalPages, zeroPages } = this.#contents;
+    packet.target(this.#addresses[slot]!, BigInt(PACKET_GUEST_BYTES), -1);
+    packet.codec = this.#codec;
+    packet.normalPages = normalPages;
+    packet.zeroPages = 0;
+    preparePacket(packet, false);
+    const header = {
+      flags: methodFlag(this.#task.compression),
+      pagesMax: this.#pagesMax,
+      normalPages,
+      payloadBytes: packet.payloadBytes,
+      packetNumber: this.#slots.nextPacketNumber(),
+      zeroPages,
+      ramBlock: this.#task.blocks[block]!.name,
+    };
+    putRamHeader(packet, header, this.#slots.pages, this.#slots.pagesAt(slot));
+    this.#count(sendPacket(packet), normalPages, zeroPages);
+  }
+
+  #sendDeviceState(slot: number): void {
+    const bytes = new Uint8Array(this.#contents.deviceStateBytes);
+    readMemory(this.#task.memory, slot * SLOT_BYTES, bytes);
+    sendBytes(this.#task.descriptor, bytes);
+    this.#count(bytes.length, 0, 0);
+  }
+
+  #count(wireBytes: number, normalPages: number, zeroPages: number): void {
+    const at = this.#countersAt;
+    this.#counters[at + COUNTER.wireBytes]! += wireBytes;
+    this.#counters[at + COUNTER.normalPages]! += normalPages;
+    this.#counters[at + COUNTER.zeroPages]! += zeroPages;
+  }
+}
