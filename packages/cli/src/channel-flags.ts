@@ -28,6 +28,12 @@ export type SpeedFlags = {
   readonly maxBandwidth: number;
 };
 
+export type OutgoingFlags = {
+  readonly toChannels?: number;
+  readonly toCompression?: Compression;
+  readonly toLevel: number;
+};
+
 export type ConvergenceFlags = {
   readonly downtimeLimit: number;
   readonly roundsMax: number;
@@ -57,6 +63,35 @@ export function addChannelFlags(command: Command): Command {
       new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")
         .argParser(milliseconds)
         .default(60_000),
+    );
+}
+
+/** How long whoever listens waits for the rest of a source. */
+export function addHandshakeTimeout(command: Command): Command {
+  return command.addOption(
+    new Option("--handshake-timeout <ms>", "from the first connection until every channel has come and said what it is")
+      .argParser(milliseconds)
+      .default(10_000),
+  );
+}
+
+/** Flags of a relay's outgoing side, each as the incoming side's unless given. */
+export function addOutgoingFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--to-channels <n>", "packet channels to the destination (default: as --channels)").argParser(
+        wholeNumber(1, CHANNELS_MAX),
+      ),
+    )
+    .addOption(
+      new Option("--to-compression <method>", "towards the destination (default: as --compression)").argParser(
+        compression,
+      ),
+    )
+    .addOption(
+      new Option("--to-level <level>", "compression level towards the destination: zlib 0 to 9, zstd 0 to 20")
+        .argParser(wholeNumber(0, 20))
+        .default(1),
     );
 }
 
@@ -99,11 +134,12 @@ export function addRoundLimit(command: Command): Command {
     );
 }
 
-/** Ends with a usage error where the level is not one of the method's. */
+/** Ends with a usage error where the level is not one of the method's. @param option  Where it came from. */
 export function checkLevel(
   command: Command,
   flags: { readonly compression: Compression; readonly level: number },
+  option = "--level",
 ): void {
   const complaint = levelComplaint(flags.compression, flags.level);
-  if (complaint !== null) command.error(`error: ${complaint}`);
+  if (complaint !== null) command.error(`error: ${option} ${flags.level}: ${complaint}`);
 }

@@ -68,7 +68,7 @@ const LEVEL_MAX: Record<Compression, number> = { none: 20, zlib: 9, zstd: 20 };
 /** @returns What is wrong with the level, or null. Levels mean something only together with their method. */
 export function levelComplaint(method: Compression, level: number): string | null {
   if (level <= LEVEL_MAX[method]) return null;
-  return `--level ${level}: ${method} has levels up to ${LEVEL_MAX[method]}`;
+  return `${method} has levels up to ${LEVEL_MAX[method]}`;
 }
 
 function rephrase<Value>(parse: () => Value): Value {

@@ -13,6 +13,7 @@ import { addDoctorCommand } from "./commands/doctor.js";
 import { addInspectCommand } from "./commands/inspect.js";
 import { addMigrateCommand } from "./commands/migrate.js";
 import { addReceiveCommand } from "./commands/receive.js";
+import { addRelayCommand } from "./commands/relay.js";
 import { addSendCommand } from "./commands/send.js";
 import type { CommandContext, Terminal } from "./terminal.js";
 
@@ -51,6 +52,7 @@ function buildProgram(context: CommandContext): Command {
   addDemoCommand(program, context);
   addReceiveCommand(program, context);
   addSendCommand(program, context);
+  addRelayCommand(program, context);
   addMigrateCommand(program, context);
   addInspectCommand(program, context);
   addDoctorCommand(program, context);

@@ -37,7 +37,7 @@ export function runRelayReceive(task: RelayReceiveTask): ChannelResult {
     receiver.barrier.markEnded(task.channel);
     return { ok: true };
   } catch (error) {
-    const place = `incoming channel ${task.channel}, packet ${receiver.packets}`;
+    const place = `channel ${task.channel}, packet ${receiver.packets}`;
     const description = describeError(placeError(error, place));
     if (description === null) throw error;
     return { ok: false, error: description };

@@ -37,7 +37,7 @@ export function runRelaySend(task: RelaySendTask): ChannelResult {
     while (sender.sendNext());
     return { ok: true };
   } catch (error) {
-    const description = describeError(placeError(error, `outgoing channel ${task.channel}`));
+    const description = describeError(placeError(error, `channel ${task.channel}`));
     if (description === null) throw error;
     return { ok: false, error: description };
   } finally {

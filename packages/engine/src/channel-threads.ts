@@ -18,6 +18,8 @@ import {
   dismissMuster,
   type MusterTask,
   type ReceiveTask,
+  type RelayReceiveTask,
+  type RelaySendTask,
   type SendTask,
 } from "@multifd/dataplane";
 import { reviveError } from "@multifd/protocol";
@@ -32,7 +34,7 @@ export class ChannelThreads {
   #closing: Promise<void> | null = null;
 
   /** Starts the threads; what they are to do comes with `start`. */
-  constructor(entry: "send-channel" | "receive-channel", threads: number) {
+  constructor(entry: "send-channel" | "receive-channel" | "relay-channel", threads: number) {
     this.#pool = new Piscina({
       filename: fileURLToPath(import.meta.resolve(`@multifd/workers/${entry}`)),
       minThreads: threads,
@@ -57,7 +59,7 @@ export class ChannelThreads {
    */
   start(
     channels: readonly Channel[],
-    tasks: readonly (SendTask | ReceiveTask)[],
+    tasks: readonly (SendTask | ReceiveTask | RelayReceiveTask | RelaySendTask)[],
     fail: (error: unknown) => void,
   ): void {
     this.#channels = channels;

@@ -11,6 +11,8 @@ export type {
 } from "./guest.js";
 export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
 export { type KeptBlock, partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
+export { type RelayJob, type RelayResult, runRelay } from "./relay.js";
+export type { RelayPeer, RelayWord } from "./relay-peer.js";
 export { runSource, type SourceJob } from "./source.js";
 export { StoppedRam, type StoppedRest } from "./stopped-ram.js";
 export { UserfaultfdTracker } from "./userfaultfd-tracker.js";

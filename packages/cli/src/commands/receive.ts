@@ -14,11 +14,11 @@ import {
 } from "@multifd/engine";
 import { QemuDestinationPeer, writeDeviceFile } from "@multifd/peer-qemu";
 import { type Command, Option } from "commander";
-import { addChannelFlags, type ChannelFlags } from "../channel-flags.js";
+import { addChannelFlags, addHandshakeTimeout, type ChannelFlags } from "../channel-flags.js";
 import type { OutputFlags } from "../event-output.js";
 import { IncomingGuest } from "../incoming-guest.js";
 import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-command.js";
-import { address, guestAddress, milliseconds, ramFile } from "../option-values.js";
+import { address, guestAddress, ramFile } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
 import { addListenTlsFlags, checkTlsFlags, listenTls } from "../tls-flags.js";
 
@@ -60,11 +60,7 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
         .argParser(guestAddress)
         .conflicts(["ram", "devices"]),
     );
-  addListenTlsFlags(addChannelFlags(command)).addOption(
-    new Option("--handshake-timeout <ms>", "from the first connection until every channel has come and said what it is")
-      .argParser(milliseconds)
-      .default(10_000),
-  );
+  addHandshakeTimeout(addListenTlsFlags(addChannelFlags(command)));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: ReceiveFlags) => {
