@@ -10,7 +10,7 @@ import {
   runSource,
   type SourceJob,
 } from "@multifd/engine";
-import { QemuDestinationPeer, QemuSourcePeer } from "@multifd/peer-qemu";
+import { QemuDestinationPeer, QemuSourcePeer, type QemuSourceTerms } from "@multifd/peer-qemu";
 import { type Compression, ProtocolError } from "@multifd/protocol";
 import { createScratchDir, removeScratchDir } from "../peers/index.js";
 import { ReceivingGuest, type Refusals } from "./receiving-guest.js";
@@ -52,6 +52,7 @@ describe("a live guest between two engines", function () {
     readonly compression?: Compression;
     readonly channels?: number;
     readonly destinationSignal?: AbortSignal;
+    readonly terms?: Partial<QemuSourceTerms>;
     readonly onSourceEvent?: (event: MigrationEvent) => void;
   };
 
@@ -71,7 +72,7 @@ describe("a live guest between two engines", function () {
     });
     const given = runSource({
       guest,
-      peer: new QemuSourcePeer({ address, channels, connectTimeoutMs: 5000 }),
+      peer: new QemuSourcePeer({ address, channels, connectTimeoutMs: 5000, ...both.terms }),
       onEvent: (event) => {
         sent.push(event);
         if (event.event === "round" && guest.isRunning) guest.write(); // so that no round leaves nothing to do
@@ -107,6 +108,29 @@ describe("a live guest between two engines", function () {
       });
     }
   }
+
+  for (const [syncPer, compression, channels] of [
+    ["section", "none", 1],
+    ["section", "zstd", 4],
+    ["round", "zlib", 2],
+  ] as const) {
+    it(`arrives byte for byte with zero pages on the main channel, a sync per ${syncPer}: ${compression}`, async () => {
+      const dialect = { syncPer, zeroPages: "on-main", switchoverStart: false } as const;
+      const { source, destination } = await migrate({ compression, channels, terms: { dialect } });
+      assert.deepEqual([source.code, destination.code], [null, null]);
+      assert.ok(guest.contents().equals(heir.contents()), "its RAM is that of the paused guest");
+      assert.ok(source.result!.rounds >= 2 && source.result!.zeroPages > BYTES / 4096 / 3);
+      assert.equal(destination.result!.zeroPages, source.result!.zeroPages);
+    });
+  }
+
+  it("arrives at a destination that cannot answer, and nobody is said to have acknowledged it", async () => {
+    const { source, destination } = await migrate({ terms: { returnPath: "none" } });
+    assert.deepEqual([source.code, destination.code], [null, null]);
+    assert.deepEqual([source.result!.acknowledged, destination.result!.acknowledged], [false, false]);
+    assert.ok(guest.contents().equals(heir.contents()));
+    assert.deepEqual([guest.calls, guest.isRunning], [["pause"], false], "it never runs here again");
+  });
 
   it("arrives byte for byte where pages are placed through a mapping", async () => {
     const { source } = await migrate({ heir: new ReceivingGuest({}, "mapping"), guest: { states: STATES } });

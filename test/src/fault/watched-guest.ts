@@ -14,6 +14,9 @@ const PAGE_BYTES = 4096;
 /** Pages that its vCPU writes at each tick. */
 const PAGES_PER_TICK = 16;
 const TICK_MS = 1;
+/** So many writes, and one of them makes its page zero again: a page that stays as it was before is seen. */
+const CLEARED_EVERY = 5;
+const ZEROS = Buffer.alloc(PAGE_BYTES);
 
 export type WatchedGuestOptions = {
   readonly bytes: number;
@@ -74,7 +77,8 @@ export class WatchedGuest implements SourceGuest {
     for (let i = 0; i < PAGES_PER_TICK; i++) {
       const page = (this.#writes * 7919) % this.#block.pageCount;
       stamp.writeDoubleBE(++this.#writes);
-      writeMemory(this.#mapping, page * PAGE_BYTES + ((this.#writes * 8) % PAGE_BYTES), stamp);
+      if (this.#writes % CLEARED_EVERY === 0) writeMemory(this.#mapping, page * PAGE_BYTES, ZEROS);
+      else writeMemory(this.#mapping, page * PAGE_BYTES + ((this.#writes * 8) % PAGE_BYTES), stamp);
       Atomics.or(this.#dirty, page >>> 5, 1 << (page & 31));
     }
   }
