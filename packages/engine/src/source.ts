@@ -330,11 +330,11 @@ class SourceMigration {
     const broken = refused || (seen instanceof MigrationError && seen.code === "CHANNEL_BROKEN");
     const error = broken ? placeError(seen, this.#step) : seen;
     if (this.#phase === "handed-over" && !refused) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = seen instanceof Error ? seen.message : String(seen);
       return new ChannelError(
         "ACKNOWLEDGEMENT_LOST",
         `everything was sent, and then the destination's word was lost (${reason}); the guest stays paused here, for it may run there: look at the destination, then resume exactly one of the two`,
-        { cause: error },
+        { cause: seen },
       );
     }
     // First of all: what is still queued for the main channel could give the destination the whole guest, too.
