@@ -103,6 +103,17 @@ describe("draining a main channel", () => {
     near.destroy();
   });
 
+  it("reports CHANNEL_BROKEN when the peer leaves without having read our last word", async () => {
+    const [a, b] = socketPair();
+    const near = new MainChannel(new Channel(a));
+    await near.write(pattern(8));
+    await near.end();
+    const drained = near.drain(60_000);
+    closeDescriptor(b);
+    await assert.rejects(drained, { name: "ChannelError", code: "CHANNEL_BROKEN" });
+    near.destroy();
+  });
+
   it("ends after its time with a peer that keeps the channel open", async () => {
     const [a, b] = socketPair();
     const near = new MainChannel(new Channel(a));

@@ -69,22 +69,26 @@ export class MainChannel {
   /**
    * Reads on and forgets, until the peer closes or `timeoutMs` has passed: a socket
    * closed with bytes unread is reset, and a reset may overtake our own last word.
+   *
+   * @throws {ChannelError} CHANNEL_BROKEN, when the peer leaves with bytes of ours unread.
    */
-  drain(timeoutMs: number): Promise<void> {
+  async drain(timeoutMs: number): Promise<void> {
     const socket = this.#socket;
-    if (socket.destroyed || socket.readableEnded) return Promise.resolve();
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, timeoutMs);
-      const done = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      socket.removeAllListeners("readable");
-      socket.once("end", done);
-      socket.once("close", done);
-      socket.on("data", () => {});
-      socket.resume();
-    });
+    if (!socket.destroyed && !socket.readableEnded) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, timeoutMs);
+        const done = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+        socket.removeAllListeners("readable");
+        socket.once("end", done);
+        socket.once("close", done);
+        socket.on("data", () => {});
+        socket.resume();
+      });
+    }
+    if (this.#failure !== null) throw await this.#channel.explain(this.#failure);
   }
 
   /** Gives everything up at once. */
