@@ -172,7 +172,7 @@ describe("a live guest between two engines", function () {
     const cancel = new AbortController();
     const { source, destination } = await migrate({
       destinationSignal: cancel.signal,
-      job: { downtimeLimitMs: 0, roundsMax: 2 ** 30 },
+      job: { downtimeLimitMs: 0, roundsMax: 2 ** 30, atRoundLimit: "fail" },
       onSourceEvent: (event) => {
         if (event.event === "round" && event.round === 3) cancel.abort();
       },
@@ -185,7 +185,7 @@ describe("a live guest between two engines", function () {
   it("goes on at the source when that is cancelled between rounds, and the destination gives all back", async () => {
     const cancel = new AbortController();
     const { source, destination } = await migrate({
-      job: { signal: cancel.signal, downtimeLimitMs: 0, roundsMax: 2 ** 30 },
+      job: { signal: cancel.signal, downtimeLimitMs: 0, roundsMax: 2 ** 30, atRoundLimit: "fail" },
       onSourceEvent: (event) => {
         if (event.event === "round" && event.round === 3) cancel.abort();
       },

@@ -229,6 +229,7 @@ describe("a source whose destination fails", function () {
         signal: cancel.signal,
         downtimeLimitMs: 0,
         roundsMax: 2 ** 30,
+        atRoundLimit: "fail", // a switchover would be forced soon
         onEvent: (event) => {
           events.push(event);
           if (event.event !== "round") return;
