@@ -40,7 +40,7 @@ int64_t mfd_eventfd_take(int32_t fd) {
   if (got < 0)
     return errno == EAGAIN ? 0 : -errno;
   if (got != sizeof count)
-    return MFD_E_ARGUMENT;
+    return -EINVAL; // somebody else's descriptor, and no event
   return count > INT32_MAX ? INT32_MAX : (int64_t)count;
 }
 

@@ -555,6 +555,7 @@ static void test_rings_and_events(void) {
   int32_t ends[2];
   CHECK(mfd_pipe(NULL) == MFD_E_ARGUMENT && mfd_pipe(ends) == 0);
   char byte = 'x';
+  CHECK(write(ends[1], &byte, 1) == 1 && mfd_eventfd_take(ends[0]) == -EINVAL);
   CHECK(write(ends[1], &byte, 1) == 1 && read(ends[0], &byte, 1) == 1);
   mfd_close(ends[0]);
   mfd_close(ends[1]);
