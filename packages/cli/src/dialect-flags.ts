@@ -44,3 +44,8 @@ export function dialectTerms(flags: DialectFlags): Pick<QemuSourceTerms, "dialec
   };
   return { dialect, returnPath: flags.returnPath ? "open" : "none" };
 }
+
+/** Whether nothing is left to the machine type. */
+export function isDialectTold(flags: DialectFlags): boolean {
+  return flags.sync !== "auto" && flags.zeroPages !== "auto" && flags.switchoverStart !== "auto";
+}

@@ -25,7 +25,7 @@ import {
   zeroImage,
 } from "../peers/index.js";
 import { startReceiver } from "./receiver.js";
-import { sendAll } from "./sender.js";
+import { runSender, sendAll } from "./sender.js";
 
 const MIB = 2 ** 20;
 const BYTES = 32 * MIB;
@@ -218,4 +218,13 @@ describe("a guest kept in files, sent on to QEMU", () => {
       assertSameBytes(path("kept"), path("second"));
     });
   }
+
+  it("fails where a machine type without version is an old one's, and says beforehand what to name", async () => {
+    const options = { version: "7.2", machine: "microvm", paused: true } as const;
+    await keep(await start({ ...options, ram: "first" }), { "pc.ram": path("kept") });
+    const flags = await waitIn(await start({ ...options, ram: "second", incoming: "defer" }), "none");
+    const { status, last, stderr } = await runSender(["--ram", `pc.ram=${path("kept")}`, ...flags]);
+    assert.deepEqual([status, last.event], [1, "failed"]);
+    assert.match(stderr, /"microvm" bears no version .* name --sync, --zero-pages and --switchover-start/);
+  });
 });

@@ -13,6 +13,7 @@ export type Sent = {
   readonly events: readonly MigrationEvent[];
   /** `completed` or `failed`. */
   readonly last: Extract<MigrationEvent, { event: "completed" | "failed" }>;
+  readonly stderr: string;
 };
 
 /**
@@ -41,7 +42,7 @@ export async function runSender(
     child.once("close", (code) => resolve(code ?? -1));
   });
   const last = events.at(-1);
-  if (last?.event === "completed" || last?.event === "failed") return { status, events, last };
+  if (last?.event === "completed" || last?.event === "failed") return { status, events, last, stderr };
   throw new Error(`multifd send ended with status ${status} and no last word; stderr: ${stderr}`);
 }
 

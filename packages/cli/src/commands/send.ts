@@ -9,7 +9,7 @@ import { statSync } from "node:fs";
 import type { Address } from "@multifd/channel";
 import { runSource, StoppedRam } from "@multifd/engine";
 import { QemuSourcePeer, readDeviceFile } from "@multifd/peer-qemu";
-import { SystemError } from "@multifd/protocol";
+import { machineTypeVersion, SystemError } from "@multifd/protocol";
 import { type Command, Option } from "commander";
 import {
   addChannelFlags,
@@ -19,7 +19,7 @@ import {
   checkLevel,
   type SpeedFlags,
 } from "../channel-flags.js";
-import { addDialectFlags, type DialectFlags, dialectTerms } from "../dialect-flags.js";
+import { addDialectFlags, type DialectFlags, dialectTerms, isDialectTold } from "../dialect-flags.js";
 import type { OutputFlags } from "../event-output.js";
 import { addOutputFlags, runMigration } from "../migration-command.js";
 import { address, ramFile } from "../option-values.js";
@@ -75,6 +75,7 @@ const PAGE_BYTES = 4096;
 async function send(context: CommandContext, flags: SendFlags): Promise<void> {
   await runMigration(context, flags, async ({ onEvent, signal }) => {
     const file = flags.devices === undefined ? null : await readDeviceFile(flags.devices, fileLengths(flags.ram));
+    if (file !== null) adviseOnDialect(context, flags, file.devices.machineType);
     const rest = file ?? { kept: [], blockNames: [] };
     const files = flags.ignoreShared ? "shared" : "sent";
     const guest = StoppedRam.open(flags.ram, file?.pageBytes ?? PAGE_BYTES, rest, files);
@@ -105,6 +106,14 @@ async function send(context: CommandContext, flags: SendFlags): Promise<void> {
       guest.close();
     }
   });
+}
+
+function adviseOnDialect({ terminal }: CommandContext, flags: SendFlags, machineType: string): void {
+  if (machineTypeVersion(machineType) !== null || isDialectTold(flags)) return;
+  terminal.err(
+    `machine type "${machineType}" bears no version and is taken for that of QEMU 10.0 or newer; ` +
+      "to an older one name --sync, --zero-pages and --switchover-start\n",
+  );
 }
 
 function fileLengths(files: ReadonlyMap<string, string>): ReadonlyMap<string, number> {
