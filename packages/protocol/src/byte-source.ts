@@ -26,6 +26,12 @@ export interface ByteSource {
   u64(): number;
 }
 
+/** A byte source over a file, which can step over what nobody wants to read here. */
+export interface SeekableSource extends ByteSource {
+  /** Goes on at `position`, at or behind the present one; past the end of the file there is simply nothing. */
+  seek(position: number): void;
+}
+
 /**
  * Waits until `bytes` bytes are available.
  *

@@ -12,6 +12,11 @@ export class ByteWriter {
   #view = viewOf(this.#buffer);
   #end = 0;
 
+  /** Bytes written so far. */
+  get length(): number {
+    return this.#end;
+  }
+
   u8(value: number): this {
     return this.#number(u8, value);
   }

@@ -21,6 +21,9 @@ import {
 } from "./main-stream.js";
 import type { StreamReader } from "./stream-reader.js";
 
+/** A stream is read as it comes; in a snapshot the reader steps over the pages. */
+export type StreamForm = "stream" | "snapshot";
+
 export type Configuration = Extract<MainEvent, { kind: "configuration" }>;
 
 const WHAT = "configuration";
@@ -35,12 +38,15 @@ const SUBSECTIONS = [PAGE_BITS_SUBSECTION, CAPABILITIES_SUBSECTION, UUID_SUBSECT
 /**
  * Decodes the configuration behind its section type.
  *
+ * @param form  What the bytes come from: a stream cannot have the gaps that capability mapped-ram leaves, a snapshot
+ *   without that capability has none.
  * @returns The event, and the section type that follows the configuration.
  * @throws {ProtocolError} STREAM_CONFIGURATION or STREAM_MAPPED_RAM.
  */
 export async function decodeConfiguration(
   reader: StreamReader,
   limits: MainStreamLimits,
+  form: StreamForm,
 ): Promise<{ readonly configuration: Configuration; readonly nextType: number }> {
   const refused = (message: string) => reader.refused("STREAM_CONFIGURATION", WHAT, message);
   const verbatim = new ByteWriter().u8(SECTION_CONFIGURATION);
@@ -75,7 +81,7 @@ export async function decodeConfiguration(
         );
       verbatim.u32(pageBits);
     } else if (place === 1) {
-      capabilities = await decodeCapabilities(reader);
+      capabilities = await decodeCapabilities(reader, form);
       verbatim.u32(capabilities.length);
       for (const capability of capabilities) verbatim.name(capability);
     } else {
@@ -83,12 +89,17 @@ export async function decodeConfiguration(
       verbatim.bytes(uuid);
     }
   }
+  if (form === "snapshot" && !capabilities.includes(CAPABILITY_MAPPED_RAM)) {
+    const message =
+      "capability mapped-ram is off: this is a plain migration stream, not a snapshot; save it with that capability on";
+    throw reader.refused("SNAPSHOT_NOT_MAPPED", WHAT, message);
+  }
   const pageBytes = 2 ** pageBits;
   const bytes = verbatim.finish();
   return { configuration: { kind: WHAT, machineType, pageBytes, capabilities, uuid, bytes }, nextType };
 }
 
-async function decodeCapabilities(reader: StreamReader): Promise<string[]> {
+async function decodeCapabilities(reader: StreamReader, form: StreamForm): Promise<string[]> {
   const what = "list of capabilities";
   const count = await reader.u32(what);
   if (count > CAPABILITIES_MAX) {
@@ -97,7 +108,7 @@ async function decodeCapabilities(reader: StreamReader): Promise<string[]> {
   }
   const capabilities: string[] = [];
   for (let i = 0; i < count; i++) capabilities.push(await reader.name(what));
-  if (capabilities.includes(CAPABILITY_MAPPED_RAM)) {
+  if (form === "stream" && capabilities.includes(CAPABILITY_MAPPED_RAM)) {
     const message =
       "capability mapped-ram is on: this is a snapshot file, not a stream; read it as a file, or switch mapped-ram off on the source";
     throw reader.refused("STREAM_MAPPED_RAM", what, message);

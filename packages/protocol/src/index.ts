@@ -4,7 +4,22 @@
  * Pure: bytes in, values out, and back; no socket, file or thread.
  */
 
-export { type ByteSource, ChunkSource, need } from "./byte-source.js";
+export { type ByteSource, ChunkSource, need, type SeekableSource } from "./byte-source.js";
+export {
+  COMPRESSED_SNAPSHOT_MAGIC_BYTES,
+  FRAME_GUEST_BYTES,
+  FRAME_KIND,
+  FRAME_PAYLOAD_BYTES_MAX,
+  FRAME_UNIT_BYTES,
+  frameHeader,
+  framePagesMax,
+  PAGE_MAP_PIECE_BYTES,
+  SNAPSHOT_CRC_AT,
+  snapshotFileHeader,
+  snapshotIndexHeader,
+  snapshotTrailer,
+} from "./compressed-snapshot.js";
+export { withCapability, withoutCapability } from "./configuration-capability.js";
 export { decodeDeviceSections } from "./device-decoder.js";
 export { type DeviceSection, walkDeviceSections } from "./device-sections.js";
 export {
@@ -76,6 +91,7 @@ export {
 export {
   addCapability,
   CAPABILITY_IGNORE_SHARED,
+  CAPABILITY_MAPPED_RAM,
   emptyVmDescription,
   encodeCommand,
   encodeConfiguration,
@@ -94,7 +110,14 @@ export {
   type StreamCommand,
   type StreamConfiguration,
 } from "./main-stream.js";
-export { decodeMainStream } from "./main-stream-decoder.js";
+export { decodeMainStream, decodeMappedRamStream } from "./main-stream-decoder.js";
+export {
+  encodeMappedRamStart,
+  type FilePiece,
+  type MappedRamPlace,
+  mappedBitmapBytes,
+  placeMappedRam,
+} from "./mapped-ram.js";
 export {
   decodeMultifdInit,
   encodeMultifdInit,

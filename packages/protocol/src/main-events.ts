@@ -6,6 +6,8 @@
  * but for `page`, whose bytes are good only until the next event is asked for.
  */
 
+import type { MappedRamPlace } from "./mapped-ram.js";
+
 /** The part of RAM's transfer that a section belongs to. */
 export type RamPhase = "setup" | "iterate" | "complete";
 
@@ -14,6 +16,8 @@ export type RamBlockListEntry = {
   readonly lengthBytes: number;
   /** Where the block lies in its memory region; only with `x-ignore-shared`. */
   readonly address?: number;
+  /** Where the block lies in the file; only in a snapshot. */
+  readonly mapped?: MappedRamPlace;
 };
 
 export type MainEvent =

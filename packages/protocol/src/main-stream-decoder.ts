@@ -11,8 +11,8 @@
  * Source: QEMU 10.2, migration/savevm.c, qemu_loadvm_state_main().
  */
 
-import type { ByteSource } from "./byte-source.js";
-import { type Configuration, decodeConfiguration } from "./configuration-decoder.js";
+import type { ByteSource, SeekableSource } from "./byte-source.js";
+import { type Configuration, decodeConfiguration, type StreamForm } from "./configuration-decoder.js";
 import { DEFAULT_LIMITS, type MainEvent, type MainStreamLimits, type RamPhase, type TailCheck } from "./main-events.js";
 import {
   CAPABILITY_IGNORE_SHARED,
@@ -44,19 +44,42 @@ import { decodeStreamTail } from "./stream-tail.js";
  * @throws {ProtocolError} what is refused, with the byte it came at.
  * @throws {ChannelError} STREAM_CUT, if the stream ends early.
  */
-export async function* decodeMainStream(
+export function decodeMainStream(
   source: ByteSource,
   limits: Partial<MainStreamLimits> = {},
   check: TailCheck = "walked",
 ): AsyncGenerator<MainEvent> {
-  const bounds = { ...DEFAULT_LIMITS, ...limits };
-  const reader = new StreamReader(source, "main channel");
+  return decodeStream(new StreamReader(source, "main channel"), { ...DEFAULT_LIMITS, ...limits }, check, null);
+}
+
+/**
+ * Decodes a mapped-ram snapshot, stepping over its pages: the same events, each block with its place in the file.
+ *
+ * @param source  Its positions are offsets in the file.
+ * @throws {ProtocolError} what is refused, with the byte it came at.
+ * @throws {ChannelError} STREAM_CUT, if the file ends early.
+ */
+export function decodeMappedRamStream(
+  source: SeekableSource,
+  limits: Partial<MainStreamLimits> = {},
+  check: TailCheck = "walked",
+): AsyncGenerator<MainEvent> {
+  return decodeStream(new StreamReader(source, "snapshot"), { ...DEFAULT_LIMITS, ...limits }, check, source);
+}
+
+async function* decodeStream(
+  reader: StreamReader,
+  bounds: MainStreamLimits,
+  check: TailCheck,
+  gaps: SeekableSource | null,
+): AsyncGenerator<MainEvent> {
   await decodeFileHeader(reader);
-  const { configuration, nextType } = await decodeConfigurationSection(reader, bounds);
+  const form = gaps === null ? "stream" : "snapshot";
+  const { configuration, nextType } = await decodeConfigurationSection(reader, bounds, form);
   yield configuration;
 
   const hasAddresses = configuration.capabilities.includes(CAPABILITY_IGNORE_SHARED);
-  const ram = new RamSectionDecoder(reader, configuration.pageBytes, hasAddresses, bounds);
+  const ram = new RamSectionDecoder(reader, configuration.pageBytes, hasAddresses, bounds, gaps);
   let ramSectionId: number | null = null;
   let ramComplete = false;
   for (let type = nextType; ; type = await reader.u8("section type")) {
@@ -94,9 +117,10 @@ async function decodeFileHeader(reader: StreamReader): Promise<void> {
 async function decodeConfigurationSection(
   reader: StreamReader,
   limits: MainStreamLimits,
+  form: StreamForm,
 ): Promise<{ readonly configuration: Configuration; readonly nextType: number }> {
   const type = await reader.u8("section type");
-  if (type === SECTION_CONFIGURATION) return decodeConfiguration(reader, limits);
+  if (type === SECTION_CONFIGURATION) return decodeConfiguration(reader, limits, form);
   const message = `section type 0x${type.toString(16)} came, the configuration (0x7) was due; use a machine type of 2.4 or later`;
   throw reader.refused("STREAM_CONFIGURATION", "section type", message);
 }

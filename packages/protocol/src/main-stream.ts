@@ -149,10 +149,15 @@ export function encodeCommand(command: StreamCommand): Uint8Array<ArrayBuffer> {
   }
 }
 
+/** What stands in front of the block list's first entry: the section's header, and the length of all blocks. */
+export function encodeRamListHead(sectionId: number, blocks: readonly RamBlockEntry[]): Uint8Array<ArrayBuffer> {
+  const out = new ByteWriter().u8(SECTION_START).u32(sectionId).name(RAM_SECTION).u32(0).u32(RAM_SECTION_VERSION);
+  return out.u64(blocks.reduce((sum, block) => sum + block.lengthBytes, 0) + RECORD_MEM_SIZE).finish();
+}
+
 /** Opens the RAM section with its block list; `encodeRamSectionEnd` closes it. */
 export function encodeRamStart(sectionId: number, blocks: readonly RamBlockEntry[]): Uint8Array<ArrayBuffer> {
-  const out = new ByteWriter().u8(SECTION_START).u32(sectionId).name(RAM_SECTION).u32(0).u32(RAM_SECTION_VERSION);
-  out.u64(blocks.reduce((sum, block) => sum + block.lengthBytes, 0) + RECORD_MEM_SIZE);
+  const out = new ByteWriter().bytes(encodeRamListHead(sectionId, blocks));
   for (const { name, lengthBytes, address } of blocks) {
     out.name(name).u64(lengthBytes);
     if (address !== undefined) out.u64(address);

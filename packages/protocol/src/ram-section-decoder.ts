@@ -13,6 +13,7 @@
  * Source: QEMU 10.2, migration/ram.c, ram_load_precopy().
  */
 
+import type { SeekableSource } from "./byte-source.js";
 import type { MainEvent, MainStreamLimits, RamBlockListEntry, RamPhase } from "./main-events.js";
 import {
   RECORD_COMPRESSED_PAGE,
@@ -25,6 +26,7 @@ import {
   RECORD_XBZRLE,
   RECORD_ZERO,
 } from "./main-stream.js";
+import { type MappedRamPlace, mappedBitmapBytes, mappedRamHeader } from "./mapped-ram.js";
 import type { StreamReader } from "./stream-reader.js";
 
 const WHAT = "RAM section";
@@ -43,15 +45,26 @@ export class RamSectionDecoder {
   readonly #pageBytes: number;
   readonly #hasAddresses: boolean;
   readonly #limits: MainStreamLimits;
+  readonly #gaps: SeekableSource | null;
   readonly #blocks = new Map<string, RamBlockListEntry>();
   #lastBlock: RamBlockListEntry | null = null;
   /** Zero pages not emitted yet, all of `#lastBlock`. */
   readonly #zeroPages = new Uint32Array(ZERO_PAGES_MAX);
   #zeroPageCount = 0;
 
-  /** @param hasAddresses  Capability x-ignore-shared is on: the block list bears addresses. */
-  constructor(reader: StreamReader, pageBytes: number, hasAddresses: boolean, limits: MainStreamLimits) {
+  /**
+   * @param hasAddresses  Capability x-ignore-shared is on: the block list bears addresses.
+   * @param gaps          The reader's source, if it is a mapped-ram snapshot: the block list has the blocks in it.
+   */
+  constructor(
+    reader: StreamReader,
+    pageBytes: number,
+    hasAddresses: boolean,
+    limits: MainStreamLimits,
+    gaps: SeekableSource | null,
+  ) {
     this.#reader = reader;
+    this.#gaps = gaps;
     this.#pageBytes = pageBytes;
     this.#hasAddresses = hasAddresses;
     this.#limits = limits;
@@ -136,7 +149,8 @@ export class RamSectionDecoder {
         throw refused(
           `RAM block "${name}" has 0x${lengthBytes.toString(16)} bytes, at most 2^32 whole pages of ${this.#pageBytes} bytes were due`,
         );
-      this.#blocks.set(name, block);
+      const mapped = await this.#stepOverPages(block);
+      this.#blocks.set(name, mapped === null ? block : { ...block, mapped });
       listed += lengthBytes;
     }
     return [...this.#blocks.values()];
@@ -148,6 +162,27 @@ export class RamSectionDecoder {
       throw this.#reader.refused("RAM_BLOCK_LIST", LIST, "a RAM block has no name; the stream is damaged");
     const lengthBytes = await this.#reader.u64(LIST);
     return this.#hasAddresses ? { name, lengthBytes, address: await this.#reader.u64(LIST) } : { name, lengthBytes };
+  }
+
+  /** @returns where a block lies whose pages are in the midst of the list; null in a stream, which has none there. */
+  async #stepOverPages({ name, lengthBytes }: RamBlockListEntry): Promise<MappedRamPlace | null> {
+    if (this.#gaps === null) return null;
+    const reader = this.#reader;
+    const what = `place of RAM block "${name}"`;
+    await reader.need(mappedRamHeader.size, what);
+    const { pageBytes, bitmapOffset, pagesOffset } = mappedRamHeader.decode(reader.source.take(mappedRamHeader.size));
+    if (pageBytes !== this.#pageBytes) {
+      const message = `pages of ${pageBytes} bytes came, the configuration says ${this.#pageBytes}; the file is damaged`;
+      throw reader.refused("MAPPED_RAM_PLACE", what, message);
+    }
+    const bitmapEnd = bitmapOffset + mappedBitmapBytes(lengthBytes / pageBytes);
+    const inOrder = bitmapOffset >= reader.source.position && pagesOffset >= bitmapEnd && pagesOffset % pageBytes === 0;
+    if (!inOrder || pagesOffset + lengthBytes > Number.MAX_SAFE_INTEGER) {
+      const message = `its bitmap is said to be at 0x${bitmapOffset.toString(16)} and its pages at 0x${pagesOffset.toString(16)}; bitmap, then pages on a page boundary, were due from here on; the file is damaged`;
+      throw reader.refused("MAPPED_RAM_PLACE", what, message);
+    }
+    this.#gaps.seek(pagesOffset + lengthBytes);
+    return { bitmapOffset, pagesOffset };
   }
 
   #repeatedBlock(): RamBlockListEntry {
