@@ -47,7 +47,7 @@
  */
 struct mfd_packet {
   uint64_t address;               /*   0: mapping of the RAM block, 0 when pages are placed through `file` */
-  uint64_t length;                /*   8: bytes of that mapping or file */
+  uint64_t length;                /*   8: bytes of that mapping, or of the RAM block in the file */
   int32_t socket;                 /*  16 */
   int32_t file;                   /*  20: descriptor to place pages into, -1 for the mapping */
   uint32_t page_bytes;            /*  24: power of two, 512 ... 65536 */
@@ -59,7 +59,7 @@ struct mfd_packet {
   uint32_t short_header_bytes;    /* 48: what receive_header reads first; 0: all at once */
   uint32_t short_flag_at;         /* 52: offset of a big-endian word in those bytes */
   uint32_t short_flag_mask;       /* 56: any of these bits: the header ends there */
-  uint32_t reserved;              /* 60 */
+  uint32_t file_page;             /* 60: where the RAM block begins in `file`, in pages */
   uint32_t pages[MFD_PAGES_MAX];  /*    64 */
   uint8_t header[MFD_HEADER_MAX]; /*  4160 */
   uint8_t payload[MFD_PAYLOAD_MAX + MFD_PAYLOAD_SLACK];        /* 12736 */
@@ -97,7 +97,8 @@ MFD_API int64_t mfd_receive_header(struct mfd_packet *packet);
 MFD_API int64_t mfd_receive_pages(struct mfd_packet *packet);
 /* Overwrites pages[0 .. zero_pages) of the block (file or mapping) with zeros. Here the list starts at 0. */
 MFD_API int64_t mfd_clear_pages(struct mfd_packet *packet);
-/* Overwrites pages[0 .. normal_pages) with `payload`, page after page; payload_bytes must be their size. */
+/* Overwrites pages[0 .. normal_pages) with `payload`, page after page; payload_bytes must be their size. With
+ * a codec the payload is decoded first, to exactly its pages. */
 MFD_API int64_t mfd_place_pages(struct mfd_packet *packet);
 
 /* ---- codecs: contexts behind small handles, at most 1024 ---- */

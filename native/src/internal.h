@@ -36,6 +36,8 @@ int64_t mfd_check_pages(const struct mfd_packet *packet, uint64_t count, uint64_
 
 /* How many of pages[at .. count) follow each other in ascending order: one iovec, one pwrite. */
 uint32_t mfd_run_pages(const uint32_t *pages, uint32_t at, uint32_t count);
+/* Where the RAM block begins in `file`. */
+uint64_t mfd_file_offset(const struct mfd_packet *packet);
 /* Copies `bytes` to pages[first .. first + count) of the mapping or file. 0 or -errno. */
 int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count,
                         const uint8_t *bytes);

@@ -16,6 +16,10 @@ uint32_t mfd_run_pages(const uint32_t *pages, uint32_t at, uint32_t count) {
   return end - at;
 }
 
+uint64_t mfd_file_offset(const struct mfd_packet *packet) {
+  return (uint64_t)packet->file_page * packet->page_bytes;
+}
+
 int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count,
                         const uint8_t *bytes) {
   const uint64_t page_bytes = packet->page_bytes;
@@ -24,7 +28,7 @@ int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_
     const uint64_t offset = packet->pages[i] * page_bytes;
     const size_t run_bytes = run * page_bytes;
     if (packet->file >= 0) {
-      const int64_t result = mfd_pwrite_all(packet->file, bytes, run_bytes, offset);
+      const int64_t result = mfd_pwrite_all(packet->file, bytes, run_bytes, mfd_file_offset(packet) + offset);
       if (result < 0)
         return result;
     } else {

@@ -40,7 +40,7 @@ int64_t mfd_clear_pages(struct mfd_packet *packet) {
     const uint32_t run = mfd_run_pages(packet->pages, i, packet->zero_pages);
     const uint64_t offset = packet->pages[i] * page_bytes;
     if (packet->file >= 0) {
-      const int64_t result = clear_file(packet->file, offset, run * page_bytes);
+      const int64_t result = clear_file(packet->file, mfd_file_offset(packet) + offset, run * page_bytes);
       if (result < 0)
         return result;
     } else {
@@ -51,13 +51,27 @@ int64_t mfd_clear_pages(struct mfd_packet *packet) {
   return 0;
 }
 
+static int64_t place_coded(struct mfd_packet *packet, uint64_t pages_bytes) {
+  struct mfd_codec *const codec = mfd_codec_find(packet->codec);
+  if (codec == NULL || codec->decompress == NULL || pages_bytes > MFD_PACKET_BYTES)
+    return MFD_E_ARGUMENT;
+  if (packet->payload_bytes > MFD_PAYLOAD_MAX)
+    return MFD_E_ARGUMENT;
+  const int64_t result =
+      codec->decompress(codec, packet->payload, packet->payload_bytes, packet->pages_scratch, pages_bytes);
+  return result < 0 ? result : mfd_write_pages(packet, 0, packet->normal_pages, packet->pages_scratch);
+}
+
 int64_t mfd_place_pages(struct mfd_packet *packet) {
   if (packet == NULL || no_target(packet))
     return MFD_E_ARGUMENT;
   const int64_t checked = mfd_check_pages(packet, packet->normal_pages, MFD_PAYLOAD_MAX);
   if (checked < 0)
     return checked;
-  if (packet->payload_bytes != (uint64_t)packet->normal_pages * packet->page_bytes)
+  const uint64_t pages_bytes = (uint64_t)packet->normal_pages * packet->page_bytes;
+  if (packet->codec != 0)
+    return place_coded(packet, pages_bytes);
+  if (packet->payload_bytes != pages_bytes)
     return MFD_E_ARGUMENT;
   return mfd_write_pages(packet, 0, packet->normal_pages, packet->payload);
 }

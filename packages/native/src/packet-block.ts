@@ -37,6 +37,7 @@ const word = {
   shortHeaderBytes: 12,
   shortFlagAt: 13,
   shortFlagMask: 14,
+  filePage: 15,
 } as const;
 
 export class PacketBlock {
@@ -143,10 +144,12 @@ export class PacketBlock {
    *
    * @param address  Of its mapping; 0n only with a file to place through.
    * @param file     Descriptor to place received pages through by pwrite; -1 for the mapping.
+   * @param filePage Where the block begins in that file, in pages.
    */
-  target(address: bigint, lengthBytes: bigint, file: number): void {
+  target(address: bigint, lengthBytes: bigint, file: number, filePage = 0): void {
     this.#wide[0] = address;
     this.#wide[1] = lengthBytes;
     this.#signed[word.file] = file;
+    this.#words[word.filePage] = filePage;
   }
 }

@@ -57,7 +57,12 @@ export function clearPages(packet: PacketBlock): void {
   checked(packet.calls.clearPages(), "clearing zero pages");
 }
 
-/** Overwrites `pages[0 .. normalPages)` with `payload`, page after page; `payloadBytes` must be their size. */
+/**
+ * Overwrites `pages[0 .. normalPages)` with `payload`, page after page; `payloadBytes` must be their size. With a codec
+ * set the payload is decoded first.
+ *
+ * @throws {ProtocolError} PAYLOAD_CORRUPT, PAYLOAD_TOO_LONG, PAYLOAD_TOO_SHORT, of what does not decode to exactly the pages.
+ */
 export function placePages(packet: PacketBlock): void {
   checked(packet.calls.placePages(), "placing pages");
 }
