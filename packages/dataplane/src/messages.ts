@@ -9,6 +9,7 @@
 import type { MessagePort } from "node:worker_threads";
 import type { Mapping } from "@multifd/native";
 import type { Compression, ErrorDescription } from "@multifd/protocol";
+import type { FrameLog } from "./frame-log.js";
 
 /** The first task of every thread. */
 export type MusterTask = {
@@ -20,11 +21,13 @@ export type MusterTask = {
 /** A RAM block as a sending thread sees it. Shared by index with the ring's slots. */
 export type SendBlock = {
   readonly name: string;
-  /** Of the read-only mapping. */
+  /** Of the read-only mapping; 0n where the pages are in frames. */
   readonly address: bigint;
   readonly lengthBytes: number;
   /** From `createZeroMarks`, where zero pages do not go into packets; else null. */
   readonly zeroMarks: SharedArrayBuffer | null;
+  /** Set where the pages lie in frames of `SendTask.frames`; as in `frame-log.ts`. */
+  readonly pageMap?: SharedArrayBuffer;
 };
 
 export type SendTask = {
@@ -36,6 +39,8 @@ export type SendTask = {
   /** For the method; 0 where it takes none. */
   readonly level: number;
   readonly blocks: readonly SendBlock[];
+  /** A compressed snapshot, open for reading, that blocks with a page map are in. */
+  readonly frames?: number;
   /** `PacketRing.shared`. */
   readonly ring: SharedArrayBuffer;
   /** `DeviceStage.shared`. */
@@ -52,8 +57,17 @@ export type ReceiveBlock = {
   readonly address: bigint;
   /** Descriptor to place pages through; -1 for the mapping. */
   readonly file: number;
+  /** Where the block begins in `file`, in pages; 0 unless given. */
+  readonly filePage?: number;
   /** One bit per page that may hold something other than zeros; shared by all channels. */
   readonly written: SharedArrayBuffer;
+  /**
+   * What becomes of a page that turned zero: written over, or only struck off `written`, in a file
+   * that says itself which of its pages count. The former unless given.
+   */
+  readonly zeroPages?: "cleared" | "struck-off";
+  /** Set where pages are appended to `ReceiveTask.frames`: there is no file to place them in then. */
+  readonly pageMap?: SharedArrayBuffer;
 };
 
 export type ReceiveTask = {
@@ -67,6 +81,8 @@ export type ReceiveTask = {
   readonly barrier: SharedArrayBuffer;
   readonly channels: number;
   readonly counters: SharedArrayBuffer;
+  /** Where blocks with a page map go. */
+  readonly frames?: FrameLog;
   /** Takes `DeviceStateArrived`. */
   readonly devices: MessagePort;
 };

@@ -24,8 +24,11 @@ const SLOT_FULL = 1;
 /** Words at the head of a slot. */
 const SLOT = { state: 0, kind: 1, block: 2, count: 3, head: 4 } as const;
 
-/** What a slot announces: a packet of guest pages, or one device's state in the stage. */
-export const PACKET_KIND = { ram: 0, deviceState: 1 } as const;
+/**
+ * What a slot announces: guest pages; one device's state in the stage; guest pages that are zeros without being
+ * looked at; or a frame of a compressed snapshot, by its unit and the number of its pages that count.
+ */
+export const PACKET_KIND = { ram: 0, deviceState: 1, zeroPages: 2, frame: 3 } as const;
 
 const SLOTS = 1024;
 /** How many slots must have been freed before the coordinator is woken to refill. */

@@ -6,13 +6,16 @@
  * honoured after the packet's own pages, for sources before 9.0 send pages with it.
  *
  * A zero page is written only where something may have been written before:
- * fresh guest RAM reads as zero, and touching it would cost a host page.
+ * fresh guest RAM reads as zero, and touching it would cost a host page. In a
+ * snapshot file it is never written, only marked; and into a compressed one
+ * packets go as frames, which is why those are compressed here, by every channel at once.
  *
  * Blocks in recv(2) and at the barrier; the coordinator ends it by shutting the
- * socket down and giving the barrier up. Owns its intake.
+ * socket down and giving the barrier up. Owns its intake and frame writer.
  */
 import { clearPages, receivePages } from "@multifd/native";
 import { describeError, placeError } from "@multifd/protocol";
+import { FrameWriter } from "./frame-writer.js";
 import type { ChannelResult, DeviceStateArrived, ReceiveTask } from "./messages.js";
 import { PacketIntake } from "./packet-intake.js";
 import { COUNTER } from "./shared-words.js";
@@ -47,6 +50,11 @@ class PacketReceiver {
   readonly #lengths: readonly bigint[];
   readonly #counters: Float64Array;
   readonly #countersAt: number;
+  /** Null where no block goes into frames. */
+  readonly #frames: FrameWriter | null;
+  readonly #pageMaps: readonly (Int32Array | null)[];
+  /** Page numbers of a packet, while its own list is that of the window. */
+  readonly #numbers: Uint32Array;
 
   constructor(task: ReceiveTask) {
     const { blocks } = task;
@@ -57,10 +65,14 @@ class PacketReceiver {
     this.#written = blocks.map((block) => new Int32Array(block.written));
     this.#counters = new Float64Array(task.counters);
     this.#countersAt = task.channel * COUNTER.words;
+    this.#frames = task.frames === undefined ? null : new FrameWriter(task.frames);
+    this.#pageMaps = blocks.map(({ pageMap }) => (pageMap === undefined ? null : new Int32Array(pageMap)));
+    this.#numbers = new Uint32Array(this.#intake.packet.pages.length);
   }
 
   free(): void {
     this.#intake.free();
+    this.#frames?.free();
   }
 
   /** Receives and applies one packet. @returns false at the end of the stream, or when told to give up. */
@@ -78,23 +90,53 @@ class PacketReceiver {
   }
 
   #applyPages(): void {
-    const { packet, block: index, normalPages, zeroPages } = this.#intake;
-    const block = this.#task.blocks[index]!;
-    packet.target(block.address, this.#lengths[index]!, block.file);
-    if (normalPages > 0) this.#placeNormalPages(normalPages, this.#written[index]!);
-    if (zeroPages > 0) this.#clearZeroPages(normalPages, zeroPages, this.#written[index]!);
+    const { block, zeroPages } = this.#intake;
+    this.#counters[this.#countersAt + COUNTER.zeroPages]! += zeroPages;
+    if (this.#task.blocks[block]!.pageMap === undefined) this.#placePages();
+    else this.#appendPages();
   }
 
-  #placeNormalPages(normalPages: number, written: Int32Array): void {
-    const { packet, codec, payloadBytes } = this.#intake;
+  /** Receives the listed pages into their places, and sees to those that are zeros. */
+  #placePages(): void {
+    const { packet, block: index, normalPages, zeroPages } = this.#intake;
+    const { pages } = packet;
+    const block = this.#task.blocks[index]!;
+    const written = this.#written[index]!;
+    packet.target(block.address, this.#lengths[index]!, block.file, block.filePage);
+    if (normalPages > 0) {
+      this.#receivePayload();
+      for (let i = 0; i < normalPages; i++) Atomics.or(written, pages[i]! >>> 5, 1 << (pages[i]! & 31));
+    }
+    if (block.zeroPages === "struck-off") {
+      for (let i = normalPages; i < normalPages + zeroPages; i++)
+        Atomics.and(written, pages[i]! >>> 5, ~(1 << (pages[i]! & 31)));
+    } else if (zeroPages > 0) {
+      this.#clearZeroPages(normalPages, zeroPages, written);
+    }
+  }
+
+  /** Receives the listed pages into the frame window, and appends them to the log. */
+  #appendPages(): void {
+    const { packet, block, normalPages, zeroPages } = this.#intake;
+    const writer = this.#frames!;
+    const pageMap = this.#pageMaps[block]!;
+    const numbers = this.#numbers;
+    for (let i = 0; i < normalPages + zeroPages; i++) numbers[i] = packet.pages[i]!;
+    if (normalPages > 0) {
+      writer.window.target(packet, normalPages);
+      this.#receivePayload();
+      writer.writePages(block, numbers, normalPages, this.#task.pageBytes, pageMap);
+    }
+    for (let i = normalPages; i < normalPages + zeroPages; i++) Atomics.store(pageMap, numbers[i]!, 0);
+  }
+
+  #receivePayload(): void {
+    const { packet, codec, payloadBytes, normalPages } = this.#intake;
     packet.codec = codec;
     packet.normalPages = normalPages;
     packet.zeroPages = 0;
     packet.payloadBytes = payloadBytes;
-    const received = receivePages(packet);
-    const { pages } = packet;
-    for (let i = 0; i < normalPages; i++) Atomics.or(written, pages[i]! >>> 5, 1 << (pages[i]! & 31));
-    this.#counters[this.#countersAt + COUNTER.wireBytes]! += received;
+    this.#counters[this.#countersAt + COUNTER.wireBytes]! += receivePages(packet);
     this.#counters[this.#countersAt + COUNTER.normalPages]! += normalPages;
   }
 
@@ -107,7 +149,6 @@ class PacketReceiver {
       const page = pages[i]!;
       if ((Atomics.load(written, page >>> 5) & (1 << (page & 31))) !== 0) pages[clear++] = page;
     }
-    this.#counters[this.#countersAt + COUNTER.zeroPages]! += zeroPages;
     if (clear === 0) return;
     packet.normalPages = 0;
     packet.zeroPages = clear;

@@ -21,6 +21,7 @@ import {
   ramPacketBytes,
 } from "@multifd/protocol";
 import { DeviceStage } from "./device-stage.js";
+import { FrameSender } from "./frame-sender.js";
 import type { ChannelResult, SendTask } from "./messages.js";
 import { putRamHeader, putSyncHeader } from "./packet-header.js";
 import { CLAIM, PACKET_KIND, PacketRing } from "./packet-ring.js";
@@ -56,6 +57,8 @@ class PacketSender {
   readonly #claimed = { kind: 0, block: 0, count: 0 };
   readonly #codec: number;
   readonly #lengths: readonly bigint[];
+  /** Made for the first frame. */
+  #frames: FrameSender | null = null;
   /** Per block; null where zero pages go into packets. */
   readonly #zeroMarks: readonly (Int32Array | null)[];
 
@@ -77,6 +80,7 @@ class PacketSender {
 
   free(): void {
     if (this.#codec !== 0) freeCodec(this.#codec);
+    this.#frames?.free();
   }
 
   /** Sends this channel's share of the open round, and its SYNC. @returns false when told to give up. */
@@ -87,8 +91,7 @@ class PacketSender {
       if (number === CLAIM.giveUp) return false;
       if (number === CLAIM.roundOver) break;
       ring.take(number, this.#claimed, this.#packet.pages);
-      if (this.#claimed.kind === PACKET_KIND.deviceState) this.#sendDeviceState();
-      else this.#sendPages();
+      this.#sendClaimed();
       ring.markSent();
     }
     this.#sendSync();
@@ -96,34 +99,75 @@ class PacketSender {
     return true;
   }
 
+  #sendClaimed(): void {
+    switch (this.#claimed.kind) {
+      case PACKET_KIND.deviceState:
+        this.#sendDeviceState();
+        break;
+      case PACKET_KIND.zeroPages:
+        this.#sendZeroPages();
+        break;
+      case PACKET_KIND.frame:
+        this.#sendFrame();
+        break;
+      default:
+        this.#sendPages();
+    }
+  }
+
   #sendPages(): void {
     const packet = this.#packet;
-    const { compression } = this.#task;
     const block = this.#task.blocks[this.#claimed.block]!;
     packet.target(block.address, this.#lengths[this.#claimed.block]!, -1);
     packet.codec = this.#codec;
     packet.normalPages = this.#claimed.count;
     packet.zeroPages = 0;
     preparePacket(packet, true);
+    this.#sendSplit(packet.pages);
+  }
+
+  /** These are zeros whatever the file holds in their places, so nothing is looked at. */
+  #sendZeroPages(): void {
+    const packet = this.#packet;
+    packet.codec = 0;
+    packet.normalPages = 0;
+    packet.zeroPages = this.#claimed.count;
+    packet.payloadBytes = 0;
+    this.#sendSplit(packet.pages);
+  }
+
+  #sendFrame(): void {
+    this.#frames ??= new FrameSender(this.#task, this.#packet, this.#codec);
+    const [unit, live] = this.#packet.pages;
+    this.#sendSplit(this.#frames.prepare(this.#claimed.block, unit!, live!));
+  }
+
+  /**
+   * Sends what the packet block holds: normal pages, and zero pages behind them.
+   *
+   * @param numbers  The pages' numbers in the block, in that order.
+   */
+  #sendSplit(numbers: Uint32Array): void {
+    const packet = this.#packet;
     const { normalPages } = packet;
     let { zeroPages } = packet;
     const marks = this.#zeroMarks[this.#claimed.block]!;
     if (marks !== null) {
-      markZeroPages(marks, packet.pages, normalPages, normalPages + zeroPages);
+      markZeroPages(marks, numbers, normalPages, normalPages + zeroPages);
       this.#count(0, 0, zeroPages);
       if (normalPages === 0) return; // nothing is left to announce
       zeroPages = 0;
     }
     const header = {
-      flags: methodFlag(compression),
+      flags: methodFlag(this.#task.compression),
       pagesMax: this.#pagesMax,
       normalPages,
       payloadBytes: packet.payloadBytes,
       packetNumber: this.ring.nextPacketNumber(),
       zeroPages,
-      ramBlock: block.name,
+      ramBlock: this.#task.blocks[this.#claimed.block]!.name,
     };
-    putRamHeader(packet, header, packet.pages, 0);
+    putRamHeader(packet, header, numbers, 0);
     this.#count(sendPacket(packet), normalPages, zeroPages);
   }
 

@@ -1,0 +1,86 @@
+/**
+ * Frame sender: turns a frame of a compressed snapshot into a packet.
+ *
+ * Where packets are zstd, too, and every page of the frame counts, the frame's own
+ * bytes are the payload: a destination takes one complete zstd frame per packet,
+ * and nothing is decoded here. Otherwise the frame is decoded into its window, and
+ * the pages that count go through the same mill as any others.
+ */
+import { type PacketBlock, preparePacket } from "@multifd/native";
+import { FRAME_KIND, FRAME_UNIT_BYTES, ProtocolError } from "@multifd/protocol";
+import { type Frame, type FrameDue, FrameReader } from "./frame-reader.js";
+import type { SendTask } from "./messages.js";
+
+export class FrameSender {
+  readonly #task: SendTask;
+  readonly #packet: PacketBlock;
+  readonly #codec: number;
+  readonly #reader: FrameReader;
+  readonly #pageMaps: readonly Int32Array[];
+  readonly #numbers: Uint32Array;
+
+  /**
+   * @param packet  Lent: `prepare` leaves it ready to be sent.
+   * @param codec   The channel's compressor; 0 for none.
+   */
+  constructor(task: SendTask, packet: PacketBlock, codec: number) {
+    this.#task = task;
+    this.#packet = packet;
+    this.#codec = codec;
+    this.#reader = new FrameReader(task.frames!, packet);
+    this.#pageMaps = task.blocks.map(({ pageMap = new SharedArrayBuffer(0) }) => new Int32Array(pageMap));
+    this.#numbers = new Uint32Array(packet.pages.length);
+  }
+
+  free(): void {
+    this.#reader.free();
+  }
+
+  /**
+   * Reads a frame into the packet block: normal pages, and zero pages behind them.
+   *
+   * @param live  How many of its pages count, by the page map.
+   * @returns The pages' numbers, in the packet's order.
+   * @throws {ProtocolError} SNAPSHOT_DAMAGED, SNAPSHOT_CUT.
+   */
+  prepare(index: number, unit: number, live: number): Uint32Array {
+    const { pageBytes, compression, blocks } = this.#task;
+    const { lengthBytes } = blocks[index]!;
+    const reader = this.#reader;
+    const due: FrameDue = { unit, kind: FRAME_KIND.pages, block: index, pageBytes, pageCount: lengthBytes / pageBytes };
+    const frame = reader.read(due);
+    const packet = this.#packet;
+    packet.pageBytes = pageBytes;
+    const kept = this.#keep(frame, index, unit);
+    if (kept !== live)
+      throw new ProtocolError(
+        "SNAPSHOT_DAMAGED",
+        `frame at byte ${unit * FRAME_UNIT_BYTES}: the index names ${live} pages in it, it has ${kept} of them; the file is damaged`,
+      );
+    if (compression === "zstd" && live === frame.pages.length) {
+      packet.codec = this.#codec;
+      packet.normalPages = live;
+      packet.zeroPages = 0;
+      packet.payloadBytes = frame.payloadBytes;
+      return frame.pages;
+    }
+    const slots = packet.pages.slice(0, live);
+    reader.decode(due, frame);
+    packet.pages.set(slots);
+    packet.codec = this.#codec;
+    packet.normalPages = live;
+    packet.zeroPages = 0;
+    preparePacket(packet, true);
+    for (let i = 0; i < live; i++) this.#numbers[i] = frame.pages[packet.pages[i]!]!;
+    return this.#numbers;
+  }
+
+  /** Lists the places in the frame of the pages that count. @returns how many do. */
+  #keep({ pages }: Frame, index: number, unit: number): number {
+    const pageMap = this.#pageMaps[index]!;
+    const slots = this.#packet.pages;
+    let kept = 0;
+    for (let i = 0; i < pages.length; i++) if (pageMap[pages[i]!]! >>> 0 === unit) slots[kept++] = i;
+    return kept;
+  }
+}
