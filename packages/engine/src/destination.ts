@@ -155,6 +155,7 @@ class DestinationMigration {
     this.#ram = new PlacedRam(placements, pageBytes);
     this.#meter = new ProgressMeter(onEvent, () => this.#totals(), pageBytes);
     const receiveBlocks = this.#ram.receiveBlocks();
+    const { frames } = this.#ram;
     const tasks = this.#channels.map((channel, index): ReceiveTask => {
       const { port1, port2 } = new MessageChannel();
       port1.on("message", (state: DeviceStateArrived) => this.#loadDeviceState(state));
@@ -168,6 +169,7 @@ class DestinationMigration {
         barrier: this.#barrier.shared,
         channels: peer.channels,
         counters: this.#counters,
+        ...(frames && { frames }),
         devices: port2,
       };
     });

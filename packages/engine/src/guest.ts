@@ -8,7 +8,8 @@
  *
  * Declared by the engine, brought by whoever embeds it.
  */
-import type { DirtyTracker, RamBlock } from "@multifd/memory";
+import type { FrameLog } from "@multifd/dataplane";
+import type { DirtyBitmap, DirtyTracker, RamBlock } from "@multifd/memory";
 
 /** A device's state beside RAM. (idstr, instanceId) is its identity at both ends. */
 export type DeviceState = {
@@ -31,6 +32,13 @@ export type RamSource = {
    * the machine's RAM, and no page of it is sent.
    */
   readonly sharedAt?: number;
+  /** Set where only these pages count; the others are zeros, whatever the file holds in their places. */
+  readonly present?: DirtyBitmap;
+  /**
+   * Set where the file is a compressed snapshot: the unit of each page's frame (`@multifd/dataplane`, frame-log.ts).
+   * All blocks that have one are in the same file.
+   */
+  readonly pageMap?: SharedArrayBuffer;
 };
 
 export interface SourceGuest {
@@ -57,6 +65,15 @@ export type RamPlacement = {
   readonly through: "file" | "mapping";
   /** Whether everything reads as zero: then a page's first zero needs no write. */
   readonly startsZeroed: boolean;
+  /** Where the block begins in the file, in pages; 0 unless given. */
+  readonly filePage?: number;
+  /**
+   * Set where the guest itself tells which pages count: one bit each, in 32-bit words, set for every page
+   * that is written and cleared for one that turned zero. Nothing is written for that one then.
+   */
+  readonly present?: SharedArrayBuffer;
+  /** Set where pages are appended to a compressed snapshot: its log, the same for all blocks, and the block's account. */
+  readonly frames?: { readonly log: FrameLog; readonly pageMap: SharedArrayBuffer };
 };
 
 export interface DestinationGuest {

@@ -3,13 +3,23 @@
  *
  * Keeps one bit per page that may hold something other than zeros. A fresh block
  * starts with none, so first zero pages cost nothing; a block that held data
- * starts with all, so every zero page is really written.
+ * starts with all, so every zero page is really written. A snapshot's guest lends
+ * bits of its own, which say in the end what the file holds, or takes frames.
  *
  * Owns the mappings and the bits, not the descriptors. The methods here run on
  * the coordinator, for pages that came on the main channel.
  */
-import type { ReceiveBlock } from "@multifd/dataplane";
-import { clearPages, type Mapping, mapFile, PacketBlock, placePages, reserveFile, unmap } from "@multifd/native";
+import { type FrameLog, FrameWriter, type ReceiveBlock } from "@multifd/dataplane";
+import {
+  clearPages,
+  type Mapping,
+  mapFile,
+  PacketBlock,
+  placePages,
+  reserveFile,
+  unmap,
+  writeMemory,
+} from "@multifd/native";
 import { packetPagesMax } from "@multifd/protocol";
 import type { RamPlacement } from "./guest.js";
 
@@ -20,6 +30,10 @@ export class PlacedRam {
   readonly #mappings: Mapping[] = [];
   readonly #packet = new PacketBlock();
   readonly #pageBytes: number;
+  /** Where blocks that go into a compressed snapshot go; null when none does. */
+  frames: FrameLog | null = null;
+  /** Made for the first page that comes with bytes. */
+  #writer: FrameWriter | null = null;
 
   constructor(placements: readonly RamPlacement[], pageBytes: number) {
     this.#pageBytes = pageBytes;
@@ -29,7 +43,13 @@ export class PlacedRam {
   }
 
   #open(placement: RamPlacement): ReceiveBlock {
-    const { block, descriptor, through, startsZeroed } = placement;
+    const { block, descriptor, through, startsZeroed, filePage, present, frames } = placement;
+    const { name, lengthBytes } = block;
+    if (frames !== undefined) {
+      this.frames = frames.log;
+      const { pageMap } = frames;
+      return { name, lengthBytes, address: 0n, file: -1, written: new SharedArrayBuffer(0), pageMap };
+    }
     let address = 0n;
     if (through === "mapping") {
       // Without storage of its own a mapping faults, and the process dies, where write(2) would have said ENOSPC.
@@ -38,10 +58,11 @@ export class PlacedRam {
       this.#mappings.push(mapping);
       address = BigInt(mapping.address);
     }
-    const written = new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4);
+    const written = present ?? new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4);
     if (!startsZeroed) new Uint8Array(written).fill(0xff);
     const file = through === "file" ? descriptor : -1;
-    return { name: block.name, lengthBytes: block.lengthBytes, address, file, written };
+    const zeroPages = present === undefined ? "cleared" : "struck-off";
+    return { name, lengthBytes, address, file, filePage: filePage ?? 0, written, zeroPages };
   }
 
   /** The blocks as the receiving threads take them. */
@@ -57,8 +78,17 @@ export class PlacedRam {
    */
   applyPages(index: number, pages: Uint32Array, bytes: Uint8Array | null): void {
     const block = this.#blocks[index]!;
+    if (block.pageMap !== undefined) {
+      this.#append(index, new Int32Array(block.pageMap), pages, bytes);
+      return;
+    }
     const written = new Int32Array(block.written);
-    this.#packet.target(block.address, BigInt(block.lengthBytes), block.file);
+    if (bytes === null && block.zeroPages === "struck-off") {
+      for (const page of pages) Atomics.and(written, page >>> 5, ~(1 << (page & 31)));
+      this.pagesOnMain.zeroPages += pages.length;
+      return;
+    }
+    this.#packet.target(block.address, BigInt(block.lengthBytes), block.file, block.filePage);
     const most = packetPagesMax(this.#pageBytes);
     for (let at = 0; at < pages.length; at += most) {
       const some = pages.subarray(at, at + most);
@@ -91,7 +121,30 @@ export class PlacedRam {
     this.pagesOnMain.normalPages += pages.length;
   }
 
+  /** Pages of zeros leave the account, others are appended one frame at a time. */
+  #append(index: number, pageMap: Int32Array, pages: Uint32Array, bytes: Uint8Array | null): void {
+    if (bytes === null) {
+      for (const page of pages) Atomics.store(pageMap, page, 0);
+      this.pagesOnMain.zeroPages += pages.length;
+      return;
+    }
+    this.#writer ??= new FrameWriter(this.frames!);
+    const most = packetPagesMax(this.#pageBytes);
+    for (let at = 0; at < pages.length; at += most) {
+      const some = pages.subarray(at, at + most);
+      writeMemory(
+        this.#writer.window.mapping,
+        0,
+        bytes.subarray(at * this.#pageBytes, (at + some.length) * this.#pageBytes),
+      );
+      this.#writer.writePages(index, some, some.length, this.#pageBytes, pageMap);
+    }
+    this.pagesOnMain.normalPages += pages.length;
+  }
+
   close(): void {
+    this.#writer?.free();
+    this.#writer = null;
     for (const mapping of this.#mappings.splice(0)) unmap(mapping);
   }
 }

@@ -1,15 +1,16 @@
 /**
  * Round publisher: splits a round's dirty pages into packets and sees them sent.
  *
- * Runs on the coordinator: it takes page indexes out of the dirty bitmaps straight
- * into the ring's slots, never holds more of a round than the ring does, and
+ * Runs on the coordinator: a splitter puts page indexes straight
+ * into the ring's slots; it, never holds more of a round than the ring does, and
  * closes the round when every channel has written SYNC. It looks at the failure
  * latch after each wake-up, so an error in any channel ends the round at once.
  */
 import { type DeviceStage, PACKET_KIND, type PacketRing } from "@multifd/dataplane";
 import type { DirtyBitmap } from "@multifd/memory";
 import type { FirstFailure } from "./first-failure.js";
-import type { DeviceState } from "./guest.js";
+import type { DeviceState, RamSource } from "./guest.js";
+import { type PacketSplitter, splitPackets } from "./packet-splitter.js";
 
 /** Packets published before the workers are woken: enough to start on, few enough to start soon. */
 const ANNOUNCE_PACKETS = 32;
@@ -19,6 +20,8 @@ const WAKE_UP_MS = 10;
 export type PublisherParts = {
   readonly ring: PacketRing;
   readonly stage: DeviceStage;
+  /** The blocks that `dirty` speaks of. */
+  readonly ram: readonly RamSource[];
   readonly channels: number;
   readonly pagesMax: number;
   readonly failure: FirstFailure;
@@ -42,10 +45,12 @@ export class RoundPublisher {
     deviceStates: readonly DeviceState[],
     allowed: () => number,
   ): Promise<void> {
-    const { ring, failure, channels } = this.#parts;
+    const { ring, failure, channels, ram, pagesMax } = this.#parts;
     failure.check();
     ring.openRound();
-    for (const [block, bitmap] of dirty.entries()) await this.#publishBlock(block, bitmap, allowed);
+    for (const [block, bitmap] of dirty.entries())
+      for (const packets of splitPackets(ram[block]!, bitmap, pagesMax))
+        await this.#publishPackets(block, packets, allowed);
     for (const state of deviceStates) await this.#publishDeviceState(state);
     ring.closeRound();
     for (;;) {
@@ -56,10 +61,8 @@ export class RoundPublisher {
     }
   }
 
-  async #publishBlock(block: number, dirty: DirtyBitmap, allowed: () => number): Promise<void> {
-    const { ring, failure, pagesMax } = this.#parts;
-    const taken = { pages: 0 };
-    let word = 0;
+  async #publishPackets(block: number, packets: PacketSplitter, allowed: () => number): Promise<void> {
+    const { ring, failure } = this.#parts;
     for (;;) {
       const bell = ring.bell;
       failure.check();
@@ -67,12 +70,12 @@ export class RoundPublisher {
       let unannounced = 0;
       while (quota > 0 && ring.hasRoom()) {
         const slot = ring.nextSlot();
-        word = dirty.takePages(word, slot.pages, slot.at, pagesMax, taken);
-        if (taken.pages === 0) {
+        const count = packets.next(slot.pages, slot.at);
+        if (count === 0) {
           ring.announce();
           return;
         }
-        ring.publish(PACKET_KIND.ram, block, taken.pages);
+        ring.publish(packets.kind, block, count);
         quota--;
         if (++unannounced === ANNOUNCE_PACKETS) {
           ring.announce();

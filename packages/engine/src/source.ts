@@ -99,9 +99,10 @@ class SourceMigration {
   readonly #counters: SharedArrayBuffer;
   readonly #ring: PacketRing;
   readonly #stage = new DeviceStage();
-  readonly #mappings: Mapping[] = [];
   /** One per RAM block; null where zero pages go into packets. */
   readonly #zeroMarks: readonly SharedArrayBuffer[] | null;
+  /** One per RAM block; null where its pages are in frames. */
+  readonly #mappings: (Mapping | null)[] = [];
   readonly #pageBytes: number;
   readonly #publisher: RoundPublisher;
   readonly #pacer: Pacer;
@@ -133,6 +134,7 @@ class SourceMigration {
     this.#publisher = new RoundPublisher({
       ring: this.#ring,
       stage: this.#stage,
+      ram: guest.ram,
       channels: peer.channels,
       pagesMax,
       failure: this.#failure,
@@ -193,15 +195,18 @@ class SourceMigration {
     const { peer, guest, onEvent, compression, level } = this.#job;
     for (const ram of guest.ram) {
       const { lengthBytes } = ram.block;
-      this.#mappings.push(mapFile(ram.descriptor, { lengthBytes, offsetBytes: ram.offsetBytes, writable: false }));
+      const { descriptor, offsetBytes, pageMap } = ram;
+      this.#mappings.push(pageMap ? null : mapFile(descriptor, { lengthBytes, offsetBytes, writable: false }));
     }
+    const frames = guest.ram.find(({ pageMap }) => pageMap !== undefined)?.descriptor;
     const channels = await this.#failure.race(peer.connect(this.#abort.signal));
     onEvent({ event: "connected", peer: peer.name, channels: channels.length });
-    const blocks = guest.ram.map(({ block }, index) => ({
+    const blocks = guest.ram.map(({ block, pageMap }, index) => ({
       name: block.name,
-      address: BigInt(this.#mappings[index]!.address),
+      address: BigInt(this.#mappings[index]?.address ?? 0),
       lengthBytes: block.lengthBytes,
       zeroMarks: this.#zeroMarks?.[index] ?? null,
+      ...(pageMap && { pageMap }),
     }));
     const tasks = channels.map(
       (channel, index): SendTask => ({
@@ -211,6 +216,7 @@ class SourceMigration {
         compression,
         level,
         blocks,
+        ...(frames !== undefined && { frames }),
         ring: this.#ring.shared,
         stage: this.#stage.shared,
         counters: this.#counters,
@@ -357,7 +363,7 @@ class SourceMigration {
     this.#ring.stop(acknowledged ? "end" : "giveUp");
     if (!acknowledged) this.#threads.shutDown();
     await this.#threads.close();
-    for (const mapping of this.#mappings) unmap(mapping);
+    for (const mapping of this.#mappings) if (mapping !== null) unmap(mapping);
     await this.#job.guest.tracker?.stop();
   }
 
