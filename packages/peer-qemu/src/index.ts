@@ -4,4 +4,8 @@ export { type Dialect, dialectOf } from "./dialect.js";
 export { QmpClient, type QmpEvent } from "./qmp-client.js";
 export type { ReceptionTerms } from "./reception.js";
 export { QemuRelayPeer } from "./relay-peer.js";
+export { CompressedWriter } from "./snapshot/compressed-writer.js";
+export { MappedRamWriter } from "./snapshot/mapped-ram-writer.js";
+export { openSnapshot, type Snapshot, type SnapshotForm } from "./snapshot/snapshot.js";
+export { storedGuest } from "./snapshot/stored-guest.js";
 export { QemuSourcePeer, type QemuSourceTerms } from "./source-peer.js";
