@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { runCommandLine } from "./program.js";
 import { recordingTerminal } from "./recording-terminal.js";
 
-const COMMANDS = ["demo", "receive", "send", "migrate", "inspect", "doctor"];
+const COMMANDS = ["demo", "receive", "send", "migrate", "convert", "inspect", "doctor"];
 
 async function run(line: string) {
   const terminal = recordingTerminal();
@@ -34,14 +34,19 @@ describe("command line", () => {
       ["demo --compression zlib --level 10", /--level 10: zlib/],
       ["demo --transport carrier-pigeon", /--transport.*unix, tcp/],
       ["send --ram pc.ram=/x", /--to/],
-      ["send --to unix:/x", /--ram/],
+      ["send --to unix:/x", /--ram.*--from/],
+      ["send --to unix:/x --from a --devices b", /--from.*cannot be used/],
       ["send --ram pc.ram --to unix:/x", /BLOCK=PATH/],
       ["send --ram pc.ram=/x --to 10.0.0.1:4444", /tcp:HOST:PORT/],
       ["send --ram pc.ram=/x --to unix:/x --max-bandwidth fast", /--max-bandwidth/],
       ["send --ram pc.ram=/x --to unix:/x --sync never", /--sync.*auto, round, section/],
       ["send --ram pc.ram=/x --to unix:/x --zero-pages none", /--zero-pages.*auto, packets, main/],
       ["send --ram pc.ram=/x --to unix:/x --ignore-shared", /--ignore-shared.*--devices/],
-      ["receive --listen unix:/x", /--ram BLOCK=PATH and --devices PATH, or --guest/],
+      ["receive --listen unix:/x", /--ram BLOCK=PATH and --devices PATH, or --out PATH, or --guest/],
+      ["receive --listen unix:/x --out a --ram b=c", /--out.*cannot be used/],
+      ["receive --listen unix:/x --out a --form zip", /mapped-ram, compressed/],
+      ["receive --listen unix:/x --devices a --form compressed", /--form.*--out/],
+      ["convert a", /out/],
       ["receive --listen unix:/x --guest unix:/y --ram a=b --devices c", /--guest.*cannot be used/],
       ["receive --listen unix:/x --guest unix:/y --uuid 12", /--uuid/],
       ["migrate --guest tcp::1 --to unix:/x", /--guest.*unix:PATH/],

@@ -8,6 +8,7 @@
  */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
+import { addConvertCommand } from "./commands/convert.js";
 import { addDemoCommand } from "./commands/demo.js";
 import { addDoctorCommand } from "./commands/doctor.js";
 import { addInspectCommand } from "./commands/inspect.js";
@@ -54,6 +55,7 @@ function buildProgram(context: CommandContext): Command {
   addSendCommand(program, context);
   addRelayCommand(program, context);
   addMigrateCommand(program, context);
+  addConvertCommand(program, context);
   addInspectCommand(program, context);
   addDoctorCommand(program, context);
   return program;

@@ -1,8 +1,8 @@
 /**
  * `multifd receive`: takes one migration in, from QEMU or multifd.
  *
- * Either into files, the named RAM blocks each into its own and everything else
- * into the device part, or into a guest process that waits for it and then runs.
+ * Into files, the named RAM blocks each into its own and everything else into the
+ * device part; or into one snapshot; or into a guest process that waits for it and then runs.
  */
 import { type Address, formatAddress } from "@multifd/channel";
 import {
@@ -19,12 +19,15 @@ import type { OutputFlags } from "../event-output.js";
 import { IncomingGuest } from "../incoming-guest.js";
 import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-command.js";
 import { address, guestAddress, ramFile } from "../option-values.js";
+import { addSnapshotFlags, type SnapshotFlags, snapshotWriter } from "../snapshot-flags.js";
 import type { CommandContext } from "../terminal.js";
 import { addListenTlsFlags, checkTlsFlags, listenTls } from "../tls-flags.js";
 
 type ReceiveFlags = ChannelFlags &
-  OutputFlags & {
+  OutputFlags &
+  SnapshotFlags & {
     readonly listen: Address;
+    readonly out?: string;
     readonly ram?: ReadonlyMap<string, string>;
     readonly devices?: string;
     readonly guest?: Address;
@@ -33,15 +36,16 @@ type ReceiveFlags = ChannelFlags &
 
 const EXAMPLE = `
 Example:
-  multifd receive --listen tcp::4444 --ram pc.ram=/dev/shm/vm.ram --devices vm.devices --channels 4`;
+  multifd receive --listen tcp::4444 --ram pc.ram=/dev/shm/vm.ram --devices vm.devices --channels 4
+  multifd receive --listen unix:/run/in.sock --out vm.snapshot --form compressed`;
 
 export function addReceiveCommand(program: Command, context: CommandContext): void {
   const command = program
     .command("receive")
-    .summary("take one migration in, into files or into a waiting guest")
+    .summary("take one migration in, into files, a snapshot or a waiting guest")
     .description(
-      "Takes one migration in, from QEMU or multifd: into RAM files that a VM can map and a device part, or into " +
-        "a guest process that waits for it.",
+      "Takes one migration in, from QEMU or multifd: into RAM files that a VM can map and a device part, into a " +
+        "snapshot file that holds everything, or into a guest process that waits for it.",
     )
     .addOption(
       new Option(
@@ -56,16 +60,25 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
     )
     .option("--devices <path>", "where the device part and the RAM blocks not named go (default: they are dropped)")
     .addOption(
+      new Option("--out <path>", "a snapshot: one file with everything in it").conflicts(["ram", "devices", "guest"]),
+    )
+    .addOption(
       new Option("--guest <address>", "control socket of a guest process that waits, unix:PATH")
         .argParser(guestAddress)
         .conflicts(["ram", "devices"]),
     );
+  addSnapshotFlags(command, "mapped-ram");
   addHandshakeTimeout(addListenTlsFlags(addChannelFlags(command)));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: ReceiveFlags) => {
-      if (!flags.guest && !flags.ram && flags.devices === undefined) {
-        command.error("error: name where it goes: --ram BLOCK=PATH and --devices PATH, or --guest unix:PATH");
+      if (!flags.guest && !flags.ram && flags.devices === undefined && flags.out === undefined) {
+        command.error(
+          "error: name where it goes: --ram BLOCK=PATH and --devices PATH, or --out PATH, or --guest unix:PATH",
+        );
+      }
+      if (flags.form !== undefined && flags.out === undefined) {
+        command.error("error: --form is a snapshot's: name its file with --out PATH");
       }
       checkTlsFlags(command);
       await receive(context, flags);
@@ -73,10 +86,13 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
 }
 
 async function receive(context: CommandContext, flags: ReceiveFlags): Promise<void> {
-  if (!flags.guest && flags.devices === undefined) {
+  if (!flags.guest && flags.devices === undefined && flags.out === undefined) {
     context.terminal.err("only the RAM blocks named are kept; for a whole VM name a file with --devices too\n");
   }
   await runMigration(context, flags, async (watch) => {
+    if (flags.out !== undefined) {
+      return take(flags, watch, snapshotWriter(flags.out, flags.form ?? "mapped-ram", flags.formLevel));
+    }
     if (!flags.guest) return take(flags, watch, new RamFiles(flags.ram ?? new Map(), deviceSaver(flags.devices)));
     const guest = await IncomingGuest.open(flags.guest);
     try {
