@@ -5,7 +5,7 @@
  * for the hot path: it grows as it goes.
  */
 
-import { encodeText, type NumberField, u8, u16be, u32be, u64be, viewOf } from "./layout.js";
+import { encodeText, u8, u16be, u32be, u64be, u64beExact, type ValueField, viewOf } from "./layout.js";
 
 export class ByteWriter {
   #buffer = new Uint8Array(64);
@@ -33,6 +33,10 @@ export class ByteWriter {
     return this.#number(u64be, value);
   }
 
+  u64Exact(value: bigint): this {
+    return this.#number(u64beExact, value);
+  }
+
   bytes(bytes: Uint8Array): this {
     const at = this.#grow(bytes.length);
     this.#buffer.set(bytes, at);
@@ -50,7 +54,7 @@ export class ByteWriter {
     return this.#buffer.slice(0, this.#end);
   }
 
-  #number(field: NumberField, value: number): this {
+  #number<V>(field: ValueField<V>, value: V): this {
     const at = this.#grow(field.bytes);
     field.put(this.#view, at, value, "control message");
     return this;

@@ -69,6 +69,7 @@ export {
   u32be,
   u32le,
   u64be,
+  u64beExact,
   u64le,
   type ValueField,
   type ValuesOf,
@@ -158,6 +159,14 @@ export {
 export { RAM_RECORD_BYTES } from "./ram-section-decoder.js";
 export { decodeReturnPath, encodePong, encodeShut, encodeSwitchoverAck, type ReturnPathEvent } from "./return-path.js";
 export { TappedSource } from "./tapped-source.js";
+export { type BackendState, joinBackendState } from "./virtio/backend-state.js";
+export { checkVirtioDevice, type DestinationFacts } from "./virtio/check-device.js";
+export type { GuestMemory } from "./virtio/check-rings.js";
+export { type DevicePart, type VirtioDeviceType, virtioDeviceType } from "./virtio/device-types.js";
+export { featureNames, guestFeatures, statusNames } from "./virtio/feature-names.js";
+export { describeParkedElement, type GuestBuffer, type ParkedElement } from "./virtio/parked-element.js";
+export { type Ring, type RingArea, type RingMemory, virtioRings } from "./virtio/rings.js";
+export { decodeVirtioDevice, encodeVirtioDevice, type VirtioDevice, type VirtioQueue } from "./virtio/virtio-device.js";
 export {
   type DeviceDescription,
   type FieldDescription,

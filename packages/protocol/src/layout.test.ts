@@ -1,6 +1,20 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { bits64le, bytes, cstring, layout, reserved, u8, u16be, u16le, u32be, u32le, u64be, u64le } from "./layout.js";
+import {
+  bits64le,
+  bytes,
+  cstring,
+  layout,
+  reserved,
+  u8,
+  u16be,
+  u16le,
+  u32be,
+  u32le,
+  u64be,
+  u64beExact,
+  u64le,
+} from "./layout.js";
 
 const sample = layout(
   "sample",
@@ -110,5 +124,12 @@ describe("layout", () => {
     assert.throws(() => sample.encode({ ...values, total: 2 ** 53 }), RangeError);
     assert.throws(() => sample.encode({ ...values, name: "12345678" }), RangeError);
     assert.throws(() => sample.encode({ ...values, raw: new Uint8Array(3) }), RangeError);
+  });
+
+  it("keeps any 64-bit number exactly in an exact field, and no other", () => {
+    const exact = layout("exact", { value: u64beExact }, { size: 8 });
+    const largest = 2n ** 64n - 1n;
+    assert.equal(exact.decode(exact.encode({ value: largest })).value, largest);
+    for (const value of [-1n, largest + 1n]) assert.throws(() => exact.encode({ value }), RangeError);
   });
 });

@@ -236,6 +236,17 @@ function exact64(high: number, low: number, where: string): number {
   );
 }
 
+/** Eight bytes as a bigint: any value, exact. For what a guest or a device may set to anything; never on the hot path. */
+export const u64beExact: ValueField<bigint> = {
+  kind: "value",
+  bytes: 8,
+  get: (view, at) => view.getBigUint64(at),
+  put: (view, at, value, where) => {
+    if (value < 0n || value >= 1n << 64n) throw new RangeError(`${where}: ${value} does not fit into 8 bytes`);
+    view.setBigUint64(at, value);
+  },
+};
+
 /** A 64-bit number in two halves, for messages: exact where a number is not. */
 export function hex64(high: number, low: number): string {
   const text = high === 0 ? low.toString(16) : high.toString(16) + low.toString(16).padStart(8, "0");

@@ -18,6 +18,18 @@ export function vector(name: string): Uint8Array {
   return new Uint8Array(name.endsWith(".gz") ? gunzipSync(file) : file);
 }
 
+/** A recorded device section, taken apart: its name, version and data. */
+export function recordedSection(name: string): { name: string; version: number; bytes: Uint8Array } {
+  const section = Buffer.from(vector(name));
+  const nameEnd = 6 + section[5]!;
+  const footer = section.length - 5;
+  return {
+    name: section.toString("latin1", 6, nameEnd),
+    version: section.readUInt32BE(nameEnd + 4),
+    bytes: new Uint8Array(section.subarray(nameEnd + 8, footer)),
+  };
+}
+
 /** A byte source over `bytes` in chunks of `chunkBytes`. */
 export function sourceOf(bytes: Uint8Array, chunkBytes: number = bytes.length): ChunkSource {
   return new ChunkSource(chunksOf(bytes, chunkBytes));
