@@ -1,6 +1,7 @@
 /**
  * vhost-user: a front-end that moves a back-end's state and harvests its dirty pages, and a library to write back-ends with.
  */
+export { type Announcement, type AnnounceRounds, announceGuest, DEFAULT_ANNOUNCE_ROUNDS } from "./announce.js";
 export {
   AttachedDevice,
   type GuestSide,

@@ -73,21 +73,13 @@ export function storageDaemon(socket: string, image: string, of: "system" | "for
 }
 
 /** A vhost-user-net device with a shell on its standard input. */
-export function testpmd(socket: string, ...commands: readonly string[]): BackEndProgram {
-  return ofSystem("dpdk-testpmd", "/usr/bin/dpdk-testpmd", [
-    ...[
-      "-l",
-      "0",
-      "--no-huge",
-      "-m",
-      "256",
-      "--no-pci",
-      "--no-telemetry",
-      "--vdev",
-      `net_vhost0,iface=${socket},queues=1`,
-    ],
-    ...["--", "-i", "--total-num-mbufs=2048", ...commands],
-  ]);
+export function testpmd(socket: string): BackEndProgram {
+  const path = "/usr/bin/dpdk-testpmd";
+  // Two threads, wherever the kernel lets them run: one forwards without ever sleeping.
+  const machine = ["--lcores", "(0,1)@(0,1)", "--no-shconf", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry"];
+  const device = ["--vdev", `net_vhost0,iface=${socket},queues=1`, "--", "-i", "--total-num-mbufs=2048"];
+  // Or what it says would stay in its buffer until it ends.
+  return { ...ofSystem("dpdk-testpmd", path, []), command: "stdbuf", args: ["-oL", path, ...machine, ...device] };
 }
 
 export class BackEndProcess {
