@@ -46,38 +46,41 @@
  * arrays (packages/native/src/packet-block.ts); both sides assert the offsets.
  */
 struct mfd_packet {
-  uint64_t address;               /*   0: mapping of the RAM block, 0 when pages are placed through `file` */
-  uint64_t length;                /*   8: bytes of that mapping, or of the RAM block in the file */
-  int32_t socket;                 /*  16 */
-  int32_t file;                   /*  20: descriptor to place pages into, -1 for the mapping */
-  uint32_t page_bytes;            /*  24: power of two, 512 ... 65536 */
-  uint32_t normal_pages;          /*  28: the first entries of `pages` */
-  uint32_t zero_pages;            /*  32: the entries behind them */
-  uint32_t codec;                 /*  36: handle; 0 for none */
-  uint32_t header_bytes;          /*  40: of `header` to send, or to receive in full */
-  uint32_t payload_bytes;         /*  44: of `payload`; set by prepare, announced to receive */
-  uint32_t short_header_bytes;    /* 48: what receive_header reads first; 0: all at once */
-  uint32_t short_flag_at;         /* 52: offset of a big-endian word in those bytes */
-  uint32_t short_flag_mask;       /* 56: any of these bits: the header ends there */
-  uint32_t file_page;             /* 60: where the RAM block begins in `file`, in pages */
-  uint32_t pages[MFD_PAGES_MAX];  /*    64 */
-  uint8_t header[MFD_HEADER_MAX]; /*  4160 */
-  uint8_t payload[MFD_PAYLOAD_MAX + MFD_PAYLOAD_SLACK];        /* 12736 */
-  uint8_t pages_scratch[MFD_PACKET_BYTES + MFD_PAYLOAD_SLACK]; /* decoded or gathered pages */
+  uint64_t address;            /*   0: mapping to place pages into; with a `file`, the one behind `fresh` */
+  uint64_t length;             /*   8: bytes of the RAM block */
+  int32_t socket;              /*  16 */
+  int32_t file;                /*  20: descriptor to read pages from or place them into, -1 for the mapping */
+  uint32_t page_bytes;         /*  24: power of two, 512 ... 65536 */
+  uint32_t normal_pages;       /*  28: the first entries of `pages` */
+  uint32_t zero_pages;         /*  32: the entries behind them */
+  uint32_t codec;              /*  36: handle; 0 for none */
+  uint32_t header_bytes;       /*  40: of `header` to send, or to receive in full */
+  uint32_t payload_bytes;      /*  44: of `payload`; set by prepare, announced to receive */
+  uint32_t short_header_bytes; /*  48: what receive_header reads first; 0: all at once */
+  uint32_t short_flag_at;      /*  52: offset of a big-endian word in those bytes */
+  uint32_t short_flag_mask;    /*  56: any of these bits: the header ends there */
+  int32_t fresh;        /*  60: from mfd_fresh_register: pages that `file` lacks are made through it; -1 */
+  uint64_t file_offset; /*  64: where the RAM block begins in `file` */
+  uint64_t reserved[7]; /*  72 */
+  uint32_t pages[MFD_PAGES_MAX];                               /*   128 */
+  uint8_t header[MFD_HEADER_MAX];                              /*  4224 */
+  uint8_t payload[MFD_PAYLOAD_MAX + MFD_PAYLOAD_SLACK];        /* 12800 */
+  uint8_t pages_scratch[MFD_PACKET_BYTES + MFD_PAYLOAD_SLACK]; /* decoded pages, or those read to be sent */
 };
 
 /* ---- sending: two calls a packet ---- */
 
 /*
- * Splits `pages[0 .. normal_pages + zero_pages)` into normal pages, then zero
- * pages (order kept in both), sets both counts, and, when a codec is set,
- * gathers and compresses the normal pages into `payload`. With no codec
- * payload_bytes becomes normal_pages * page_bytes and nothing is copied.
- * detect_zero 0 leaves every page normal. Returns the payload's bytes.
+ * Reads `pages[0 .. normal_pages + zero_pages)` from `file` or the mapping, splits them into
+ * normal pages, then zero pages (order kept in both), sets both counts, and, when
+ * a codec is set, compresses the normal pages into `payload`. With no codec
+ * payload_bytes becomes normal_pages * page_bytes, and they stay in
+ * `pages_scratch`. detect_zero 0 leaves every page normal. Returns the payload's
+ * bytes; -ENODATA where the file ends before a page.
  */
 MFD_API int64_t mfd_prepare(struct mfd_packet *packet, int32_t detect_zero);
-/* Sends `header`, then `payload` (codec) or the normal pages themselves (none: page runs as an iovec).
- * Returns the bytes written. */
+/* Sends `header`, then what was prepared, with the codec that it was prepared for. Returns the bytes written.
+ */
 MFD_API int64_t mfd_send(struct mfd_packet *packet);
 
 /* ---- receiving: two calls a packet ---- */
@@ -90,9 +93,9 @@ MFD_API int64_t mfd_send(struct mfd_packet *packet);
 MFD_API int64_t mfd_receive_header(struct mfd_packet *packet);
 /*
  * Receives payload_bytes, decodes them (codec), and places the normal pages,
- * through `file` by pwrite or into the mapping. Without a codec the pages pass
- * through an L2-sized buffer (file) or go straight into the mapping. Returns
- * the bytes received.
+ * through `file` (by way of `fresh` where the file lacks them, else by pwrite)
+ * or into the mapping. Without a codec the pages pass through an L2-sized buffer
+ * (file) or go straight into the mapping. Returns the bytes received.
  */
 MFD_API int64_t mfd_receive_pages(struct mfd_packet *packet);
 /* Overwrites pages[0 .. zero_pages) of the block (file or mapping) with zeros. Here the list starts at 0. */
@@ -125,6 +128,14 @@ MFD_API int64_t mfd_write_memory(double address, double length, double offset, c
                                  double bytes);
 /* Reserves storage so that a mapping cannot fault for want of space (fallocate). */
 MFD_API int64_t mfd_reserve(int32_t fd, double length);
+/*
+ * Readies a writable mapping of a whole tmpfs file or memfd, [address, address +
+ * length), for making the pages that the file lacks; returns the descriptor that a
+ * packet names as `fresh`. From then on nobody may touch that mapping: a
+ * missing page would wait for ever. -errno where the file or the system does not
+ * do that; pages are then placed by pwrite.
+ */
+MFD_API int64_t mfd_fresh_register(double address, double length);
 /* Frees the storage of a range and makes it read as zeros (FALLOC_FL_PUNCH_HOLE). */
 MFD_API int64_t mfd_punch(int32_t fd, double offset, double length);
 /* Offset of the first data at or after `offset` (SEEK_DATA), -ENXIO when there is none. */

@@ -3,11 +3,11 @@
  */
 #include "internal.h"
 
-_Static_assert(offsetof(struct mfd_packet, pages) == 64, "packet-block.ts counts on it");
-_Static_assert(offsetof(struct mfd_packet, header) == 4160, "packet-block.ts counts on it");
-_Static_assert(offsetof(struct mfd_packet, payload) == 12736, "packet-block.ts counts on it");
-_Static_assert(offsetof(struct mfd_packet, pages_scratch) == 1065408, "packet-block.ts counts on it");
-_Static_assert(sizeof(struct mfd_packet) == 1593792, "packet-block.ts allocates it");
+_Static_assert(offsetof(struct mfd_packet, pages) == 128, "packet-block.ts counts on it");
+_Static_assert(offsetof(struct mfd_packet, header) == 4224, "packet-block.ts counts on it");
+_Static_assert(offsetof(struct mfd_packet, payload) == 12800, "packet-block.ts counts on it");
+_Static_assert(offsetof(struct mfd_packet, pages_scratch) == 1065472, "packet-block.ts counts on it");
+_Static_assert(sizeof(struct mfd_packet) == 1593856, "packet-block.ts allocates it");
 
 bool mfd_size(double value, uint64_t *out) {
   if (!(value >= 0 && value <= 9007199254740991.0))
@@ -35,7 +35,8 @@ int64_t mfd_check_pages(const struct mfd_packet *packet, uint64_t count, uint64_
     return MFD_E_ARGUMENT;
   if (count > MFD_PAGES_MAX || count * page_bytes > bytes_max)
     return MFD_E_ARGUMENT;
-  if (packet->length > MFD_ADDRESS_MAX || packet->address > MFD_ADDRESS_MAX)
+  if (packet->length > MFD_ADDRESS_MAX || packet->address > MFD_ADDRESS_MAX ||
+      packet->file_offset > MFD_ADDRESS_MAX)
     return MFD_E_ARGUMENT;
   const uint64_t pages_in_block = packet->length / page_bytes;
   for (uint64_t i = 0; i < count; i++)

@@ -36,9 +36,7 @@ int64_t mfd_check_pages(const struct mfd_packet *packet, uint64_t count, uint64_
 
 /* How many of pages[at .. count) follow each other in ascending order: one iovec, one pwrite. */
 uint32_t mfd_run_pages(const uint32_t *pages, uint32_t at, uint32_t count);
-/* Where the RAM block begins in `file`. */
-uint64_t mfd_file_offset(const struct mfd_packet *packet);
-/* Copies `bytes` to pages[first .. first + count) of the mapping or file. 0 or -errno. */
+/* Copies `bytes` to pages[first .. first + count) of the file or mapping. 0 or -errno. */
 int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count,
                         const uint8_t *bytes);
 
@@ -51,6 +49,8 @@ int64_t mfd_send_all(int fd, struct iovec *iov, size_t count);
 int64_t mfd_receive_all(int fd, struct iovec *iov, size_t count);
 /* Fills one buffer; MFD_E_CUT where the stream ends before. */
 int64_t mfd_receive_exact(int fd, void *out, size_t bytes);
+/* Reads all bytes at `offset` of a file; -ENODATA where it ends before. 0 or -errno. */
+int64_t mfd_pread_all(int fd, uint8_t *out, size_t count, uint64_t offset);
 /* Writes all bytes at `offset` of a file. 0 or -errno. */
 int64_t mfd_pwrite_all(int fd, const uint8_t *bytes, size_t count, uint64_t offset);
 /* -errno of a socket call, where a time-out (SO_RCVTIMEO, SO_SNDTIMEO) reads MFD_E_TIMEOUT. */

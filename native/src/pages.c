@@ -1,13 +1,22 @@
 /*
  * Page runs: neighbouring pages travel as one piece, for a system call costs more than a page.
  *
- * Pages are placed through a file by pwrite, or into the mapping by memcpy; the
- * caller has checked every index. Writing through the file spares the page
- * fault and the zeroing that a first touch of fresh shared memory costs.
+ * The caller has checked every index. A page goes into a mapping by memcpy, into
+ * a file by pwrite, and into a file that lacks it by UFFDIO_COPY where
+ * the file can do that. All spare the zeroing of a page that is overwritten at
+ * once; the last takes no lock of the file, for which the channels would queue.
+ * A page that the file has got already is written over by pwrite.
  */
+#define _GNU_SOURCE
 #include "internal.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 uint32_t mfd_run_pages(const uint32_t *pages, uint32_t at, uint32_t count) {
   uint32_t end = at + 1;
@@ -16,8 +25,48 @@ uint32_t mfd_run_pages(const uint32_t *pages, uint32_t at, uint32_t count) {
   return end - at;
 }
 
-uint64_t mfd_file_offset(const struct mfd_packet *packet) {
-  return (uint64_t)packet->file_page * packet->page_bytes;
+int64_t mfd_fresh_register(double address, double length) {
+  uint8_t *at;
+  const int64_t checked = mfd_mapped_range(address, length, 0, length, &at);
+  if (checked < 0)
+    return checked;
+  // We never handle a fault, so user mode alone will do, and an unprivileged process may have that.
+  const int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+  if (fd < 0)
+    return -errno;
+  struct uffdio_api api = {.api = UFFD_API};
+  struct uffdio_register range = {.range = {.start = (uintptr_t)at, .len = (uint64_t)length},
+                                  .mode = UFFDIO_REGISTER_MODE_MISSING};
+  if (ioctl(fd, UFFDIO_API, &api) < 0 || ioctl(fd, UFFDIO_REGISTER, &range) < 0) {
+    const int error = errno;
+    close(fd);
+    return -error;
+  }
+  return fd;
+}
+
+/* Makes a run's leading pages that the file lacks; returns their bytes, 0 for any reason not to. */
+static uint64_t make_pages(const struct mfd_packet *packet, uint64_t offset, const uint8_t *bytes,
+                           uint64_t count) {
+  struct uffdio_copy copy = {.dst = packet->address + offset,
+                             .src = (uintptr_t)bytes,
+                             .len = count,
+                             .mode = UFFDIO_COPY_MODE_DONTWAKE};
+  if (ioctl(packet->fresh, UFFDIO_COPY, &copy) == 0)
+    return count;
+  return copy.copy > 0 ? (uint64_t)copy.copy : 0;
+}
+
+static int64_t write_run(const struct mfd_packet *packet, uint64_t offset, const uint8_t *bytes,
+                         uint64_t count) {
+  if (packet->file < 0) {
+    memcpy((uint8_t *)(uintptr_t)(packet->address + offset), bytes, count);
+    return 0;
+  }
+  const uint64_t made =
+      packet->fresh < 0 || packet->address == 0 ? 0 : make_pages(packet, offset, bytes, count);
+  // A file system that is full says so to pwrite, not before.
+  return mfd_pwrite_all(packet->file, bytes + made, count - made, packet->file_offset + offset + made);
 }
 
 int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count,
@@ -25,16 +74,10 @@ int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_
   const uint64_t page_bytes = packet->page_bytes;
   for (uint32_t i = first; i < first + count;) {
     const uint32_t run = mfd_run_pages(packet->pages, i, first + count);
-    const uint64_t offset = packet->pages[i] * page_bytes;
-    const size_t run_bytes = run * page_bytes;
-    if (packet->file >= 0) {
-      const int64_t result = mfd_pwrite_all(packet->file, bytes, run_bytes, mfd_file_offset(packet) + offset);
-      if (result < 0)
-        return result;
-    } else {
-      memcpy((uint8_t *)(uintptr_t)(packet->address + offset), bytes, run_bytes);
-    }
-    bytes += run_bytes;
+    const int64_t result = write_run(packet, packet->pages[i] * page_bytes, bytes, run * page_bytes);
+    if (result < 0)
+      return result;
+    bytes += run * page_bytes;
     i += run;
   }
   return 0;

@@ -40,7 +40,7 @@ int64_t mfd_clear_pages(struct mfd_packet *packet) {
     const uint32_t run = mfd_run_pages(packet->pages, i, packet->zero_pages);
     const uint64_t offset = packet->pages[i] * page_bytes;
     if (packet->file >= 0) {
-      const int64_t result = clear_file(packet->file, mfd_file_offset(packet) + offset, run * page_bytes);
+      const int64_t result = clear_file(packet->file, packet->file_offset + offset, run * page_bytes);
       if (result < 0)
         return result;
     } else {

@@ -74,6 +74,23 @@ int64_t mfd_receive_exact(int fd, void *out, size_t bytes) {
   return got < 0 || (uint64_t)got == bytes ? got : MFD_E_CUT;
 }
 
+int64_t mfd_pread_all(int fd, uint8_t *out, size_t count, uint64_t offset) {
+  while (count > 0) {
+    const ssize_t got = pread(fd, out, count, (off_t)offset);
+    if (got < 0) {
+      if (errno == EINTR)
+        continue;
+      return -errno;
+    }
+    if (got == 0)
+      return -ENODATA; // somebody cut the file short
+    out += got;
+    count -= (size_t)got;
+    offset += (uint64_t)got;
+  }
+  return 0;
+}
+
 int64_t mfd_pwrite_all(int fd, const uint8_t *bytes, size_t count, uint64_t offset) {
   while (count > 0) {
     const ssize_t written = pwrite(fd, bytes, count, (off_t)offset);

@@ -48,6 +48,8 @@ static uint32_t random_word(void) {
 struct block {
   int fd;
   uint8_t *at;
+  int fresh; /* and the mapping that it makes pages in, which nobody else may touch */
+  uint8_t *fresh_at;
 };
 
 static struct block make_block(void) {
@@ -55,11 +57,17 @@ static struct block make_block(void) {
   CHECK(fd >= 0);
   const int64_t at = mfd_map((int32_t)fd, 0, BLOCK_BYTES, 1);
   CHECK(at > 0);
-  return (struct block){(int)fd, (uint8_t *)(uintptr_t)at};
+  const int64_t fresh_at = mfd_map((int32_t)fd, 0, BLOCK_BYTES, 1);
+  CHECK(fresh_at > 0);
+  const int64_t fresh = mfd_fresh_register((double)fresh_at, BLOCK_BYTES);
+  CHECK(fresh >= 0);
+  return (struct block){(int)fd, (uint8_t *)(uintptr_t)at, (int)fresh, (uint8_t *)(uintptr_t)fresh_at};
 }
 
 static void drop_block(struct block block) {
   CHECK(mfd_unmap((double)(uintptr_t)block.at, BLOCK_BYTES) == 0);
+  CHECK(mfd_close(block.fresh) == 0);
+  CHECK(mfd_unmap((double)(uintptr_t)block.fresh_at, BLOCK_BYTES) == 0);
   CHECK(mfd_close(block.fd) == 0);
 }
 
@@ -72,12 +80,16 @@ static void fill_block(struct block block) {
         block.at[page * PAGE + i] = page % 3 == 1 ? (uint8_t)(i / 7 + page) : (uint8_t)random_word();
 }
 
-static struct mfd_packet *make_packet(struct block block, int socket, bool through_file) {
+/* How pages get into a block; a sender always reads its file. */
+enum through { MAPPING, FILE_WRITES, FRESH_PAGES };
+
+static struct mfd_packet *make_packet(struct block block, int socket, enum through through) {
   struct mfd_packet *const packet = calloc(1, sizeof *packet);
   CHECK(packet != NULL);
-  packet->address = through_file ? 0 : (uintptr_t)block.at;
+  packet->address = through == MAPPING ? (uintptr_t)block.at : (uintptr_t)block.fresh_at;
   packet->length = BLOCK_BYTES;
-  packet->file = through_file ? block.fd : -1;
+  packet->file = through == MAPPING ? -1 : block.fd;
+  packet->fresh = through == FRESH_PAGES ? block.fresh : -1;
   packet->socket = socket;
   packet->page_bytes = PAGE;
   packet->header_bytes = 1344;
@@ -96,13 +108,13 @@ static void *receive_in_thread(void *argument) {
 }
 
 /* Sends the whole block in packets of `step` pages, listed in an order of `stride`, and compares. */
-static void move_block(int32_t method, int32_t level, bool through_file, uint32_t step, uint32_t stride) {
+static void move_block(int32_t method, int32_t level, enum through through, uint32_t step, uint32_t stride) {
   const struct block source = make_block(), destination = make_block();
   fill_block(source);
   int32_t sockets[2];
   CHECK(mfd_socketpair(sockets) == 0);
-  struct mfd_packet *const out = make_packet(source, sockets[0], false);
-  struct mfd_packet *const in = make_packet(destination, sockets[1], through_file);
+  struct mfd_packet *const out = make_packet(source, sockets[0], FILE_WRITES);
+  struct mfd_packet *const in = make_packet(destination, sockets[1], through);
   if (method != 0) {
     out->codec = (uint32_t)mfd_compressor_create(method, level);
     in->codec = (uint32_t)mfd_decompressor_create(method);
@@ -142,15 +154,15 @@ static void move_block(int32_t method, int32_t level, bool through_file, uint32_
 }
 
 static void test_moving(void) {
-  for (int file = 0; file < 2; file++) {
-    move_block(0, 0, file != 0, 128, 1);
-    move_block(0, 0, file != 0, 16, 3); // no two neighbours
+  for (enum through through = MAPPING; through <= FRESH_PAGES; through++) {
+    move_block(0, 0, through, 128, 1);
+    move_block(0, 0, through, 16, 3); // no two neighbours
     const int32_t zlib_levels[] = {0, 1, 2, 3, 4, 9};
     for (size_t i = 0; i < sizeof zlib_levels / sizeof zlib_levels[0]; i++)
-      move_block(MFD_CODEC_ZLIB, zlib_levels[i], file != 0, 64, 5);
+      move_block(MFD_CODEC_ZLIB, zlib_levels[i], through, 64, 5);
     if (mfd_features() & 4) {
-      move_block(MFD_CODEC_ZSTD, 0, file != 0, 128, 1);
-      move_block(MFD_CODEC_ZSTD, 1, file != 0, 32, 7);
+      move_block(MFD_CODEC_ZSTD, 0, through, 128, 1);
+      move_block(MFD_CODEC_ZSTD, 1, through, 32, 7);
     }
   }
 }
@@ -161,8 +173,8 @@ static void test_many_iovecs(void) {
   fill_block(source);
   int32_t sockets[2];
   CHECK(mfd_socketpair(sockets) == 0);
-  struct mfd_packet *const out = make_packet(source, sockets[0], false);
-  struct mfd_packet *const in = make_packet(destination, sockets[1], false);
+  struct mfd_packet *const out = make_packet(source, sockets[0], FILE_WRITES);
+  struct mfd_packet *const in = make_packet(destination, sockets[1], MAPPING);
   out->page_bytes = in->page_bytes = 512;
   out->normal_pages = in->normal_pages = MFD_PAGES_MAX;
   for (uint32_t i = 0; i < MFD_PAGES_MAX; i++)
@@ -172,6 +184,7 @@ static void test_many_iovecs(void) {
   struct reader reader = {in, 0};
   pthread_t thread;
   CHECK(pthread_create(&thread, NULL, receive_in_thread, &reader) == 0);
+  CHECK(mfd_prepare(out, 0) == MFD_PAGES_MAX * 512);
   CHECK(mfd_send(out) == MFD_PAGES_MAX * 512);
   CHECK(pthread_join(thread, NULL) == 0);
   CHECK(reader.result == MFD_PAGES_MAX * 512);
@@ -187,7 +200,7 @@ static void test_many_iovecs(void) {
 
 static void test_zero_scan(void) {
   const struct block block = make_block();
-  struct mfd_packet *const packet = make_packet(block, -1, false);
+  struct mfd_packet *const packet = make_packet(block, -1, FILE_WRITES);
   for (int level = 0; level <= 2; level++) {
     CHECK(mfd_scan_limit(level) == 0);
     // One byte set, at every offset of the smallest page.
@@ -205,7 +218,7 @@ static void test_zero_scan(void) {
     }
   }
   CHECK(mfd_scan_limit(3) == MFD_E_ARGUMENT && mfd_scan_limit(-1) == MFD_E_ARGUMENT);
-  // The last page of a block: a scan that reads further meets no mapping.
+  // The last page of a block: there is nothing behind it to read.
   packet->page_bytes = 65536;
   packet->pages[0] = BLOCK_BYTES / 65536 - 1;
   packet->normal_pages = 1;
@@ -216,11 +229,16 @@ static void test_zero_scan(void) {
   drop_block(block);
 }
 
+static int64_t prepare(struct mfd_packet *packet) {
+  return mfd_prepare(packet, 0);
+}
+
 static void test_packet_refusals(void) {
   const struct block block = make_block();
-  struct mfd_packet *const packet = make_packet(block, -1, false);
-  int64_t (*const by_normal[])(struct mfd_packet *) = {mfd_send, mfd_receive_pages, mfd_place_pages};
+  struct mfd_packet *const packet = make_packet(block, -1, MAPPING);
+  int64_t (*const by_normal[])(struct mfd_packet *) = {prepare, mfd_receive_pages, mfd_place_pages};
   for (int i = 0; i < 3; i++) {
+    packet->file = i == 0 ? block.fd : -1;
     CHECK(by_normal[i](NULL) == MFD_E_ARGUMENT);
     packet->normal_pages = 1;
     packet->payload_bytes = PAGE;
@@ -243,6 +261,7 @@ static void test_packet_refusals(void) {
     packet->address = UINT64_MAX - PAGE;
     CHECK(by_normal[i](packet) == MFD_E_ARGUMENT);
     packet->address = 0;
+    packet->file = -1;
     CHECK(by_normal[i](packet) == MFD_E_ARGUMENT);
     packet->address = (uintptr_t)block.at;
   }
@@ -251,10 +270,14 @@ static void test_packet_refusals(void) {
   packet->payload_bytes = PAGE + 1;
   CHECK(mfd_receive_pages(packet) == MFD_E_LONG);
   CHECK(mfd_place_pages(packet) == MFD_E_ARGUMENT);
+  CHECK(mfd_send(NULL) == MFD_E_ARGUMENT);
+  packet->payload_bytes = MFD_PACKET_BYTES + 1;
+  CHECK(mfd_send(packet) == MFD_E_ARGUMENT);
+  packet->codec = 77;
   packet->payload_bytes = MFD_PAYLOAD_MAX + 1;
   CHECK(mfd_send(packet) == MFD_E_ARGUMENT);
   packet->payload_bytes = PAGE;
-  packet->codec = 77;
+  packet->file = block.fd;
   CHECK(mfd_prepare(packet, 1) == MFD_E_ARGUMENT);
   CHECK(mfd_receive_pages(packet) == MFD_E_ARGUMENT);
   packet->codec = UINT32_MAX;
@@ -300,7 +323,7 @@ static void test_headers(void) {
   int32_t sockets[2];
   CHECK(mfd_socketpair(sockets) == 0);
   const struct block block = make_block();
-  struct mfd_packet *const packet = make_packet(block, sockets[1], false);
+  struct mfd_packet *const packet = make_packet(block, sockets[1], MAPPING);
   uint8_t bytes[300];
   for (size_t i = 0; i < sizeof bytes; i++)
     bytes[i] = (uint8_t)i;
@@ -326,9 +349,9 @@ static void test_headers(void) {
 }
 
 static void test_placing(void) {
-  for (int file = 0; file < 2; file++) {
+  for (enum through through = MAPPING; through <= FRESH_PAGES; through++) {
     const struct block block = make_block();
-    struct mfd_packet *const packet = make_packet(block, -1, file != 0);
+    struct mfd_packet *const packet = make_packet(block, -1, through);
     packet->pages[0] = PAGES - 1;
     packet->pages[1] = 4;
     packet->pages[2] = 5;
@@ -338,6 +361,14 @@ static void test_placing(void) {
       packet->payload[i] = (uint8_t)(1 + i / PAGE);
     CHECK(mfd_place_pages(packet) == 0);
     CHECK(block.at[BLOCK_BYTES - 1] == 1 && block.at[4 * PAGE] == 2 && block.at[6 * PAGE - 1] == 3);
+    // A run that the file has in part: its first page is made, the second written over.
+    packet->pages[0] = 3;
+    packet->pages[1] = 4;
+    packet->normal_pages = 2;
+    packet->payload_bytes = 2 * PAGE;
+    CHECK(mfd_place_pages(packet) == 0);
+    CHECK(block.at[3 * PAGE] == 1 && block.at[4 * PAGE - 1] == 1 && block.at[5 * PAGE - 1] == 2);
+    packet->pages[0] = PAGES - 1;
     packet->zero_pages = 2;
     CHECK(mfd_clear_pages(packet) == 0);
     CHECK(block.at[BLOCK_BYTES - 1] == 0 && block.at[5 * PAGE - 1] == 0 && block.at[5 * PAGE] == 3);
@@ -346,12 +377,25 @@ static void test_placing(void) {
   }
 }
 
+static void test_short_file(void) {
+  const struct block block = make_block();
+  struct mfd_packet *const packet = make_packet(block, -1, FILE_WRITES);
+  packet->pages[0] = PAGES - 1;
+  packet->normal_pages = 1;
+  packet->file_offset = 1;
+  CHECK(mfd_prepare(packet, 1) == -ENODATA);
+  CHECK(mfd_fresh_register(0, PAGE) == MFD_E_ARGUMENT);
+  CHECK(mfd_fresh_register((double)(uintptr_t)block.at + 1, PAGE) == -EINVAL);
+  free(packet);
+  drop_block(block);
+}
+
 /* Any bytes at all, and valid payloads with one byte changed: an answer, never a bad access. */
 static void test_hostile_payloads(void) {
   const struct block block = make_block();
   fill_block(block);
-  struct mfd_packet *const out = make_packet(block, -1, false);
-  struct mfd_packet *const in = make_packet(block, -1, true);
+  struct mfd_packet *const out = make_packet(block, -1, FILE_WRITES);
+  struct mfd_packet *const in = make_packet(block, -1, FILE_WRITES);
   for (int32_t method = MFD_CODEC_ZLIB; method <= MFD_CODEC_ZSTD; method++) {
     if (method == MFD_CODEC_ZSTD && !(mfd_features() & 4))
       continue;
@@ -639,6 +683,7 @@ int main(void) {
   test_packet_refusals();
   test_headers();
   test_placing();
+  test_short_file();
   test_moving();
   test_many_iovecs();
   test_hostile_payloads();

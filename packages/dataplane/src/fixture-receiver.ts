@@ -15,7 +15,7 @@ const CHANNELS = 2;
 
 export type Options = {
   readonly compression?: Compression;
-  readonly through?: "file" | "mapping";
+  readonly through?: "file" | "mapping" | "fresh pages";
   readonly startsZeroed?: boolean;
   /** Name and pages of each block; "ram" with 256 unless given. */
   readonly blocks?: readonly (readonly [string, number])[];
@@ -39,11 +39,16 @@ export function receiving(options: Options) {
     descriptor: near,
     pageBytes: PAGE,
     compression,
-    blocks: opened.map(({ name, descriptor, mapping: { address, lengthBytes } }) => ({
+    blocks: opened.map(({ name, descriptor, lengthBytes, mapping, fresh }) => ({
       name,
       lengthBytes,
-      address: through === "mapping" ? BigInt(address) : 0n,
-      file: through === "file" ? descriptor : -1,
+      target: {
+        lengthBytes: BigInt(lengthBytes),
+        file: through === "mapping" ? -1 : descriptor,
+        fileOffsetBytes: 0n,
+        address: through === "file" ? 0n : BigInt(through === "mapping" ? mapping.address : fresh.mapping.address),
+        fresh: through === "fresh pages" ? fresh.descriptor : -1,
+      },
       written: writtenBits(lengthBytes / PAGE, startsZeroed),
     })),
     barrier: barrier.shared,

@@ -5,7 +5,16 @@ import assert from "node:assert/strict";
 import { fstatSync, readFileSync } from "node:fs";
 import { type MessagePort, Worker } from "node:worker_threads";
 import { gunzipSync } from "node:zlib";
-import { closeDescriptor, createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "@multifd/native";
+import {
+  closeDescriptor,
+  createMemfd,
+  type Mapping,
+  mapFile,
+  readMemory,
+  registerFresh,
+  unmap,
+  writeMemory,
+} from "@multifd/native";
 import {
   checkPageCounts,
   checkPayload,
@@ -39,7 +48,10 @@ export function runInThread<T>(job: ThreadJob, transferList: readonly MessagePor
 export type TestBlock = {
   readonly name: string;
   readonly descriptor: number;
+  readonly lengthBytes: number;
   readonly mapping: Mapping;
+  /** A second mapping, registered for making pages. */
+  readonly fresh: { readonly mapping: Mapping; readonly descriptor: number };
   page(index: number): Buffer;
   write(index: number, bytes: Uint8Array): void;
   /** Bytes of memory behind the file: a hole takes none. */
@@ -49,11 +61,16 @@ export type TestBlock = {
 
 export function testBlock(name: string, pages: number): TestBlock {
   const descriptor = createMemfd("test", pages * PAGE);
-  const mapping = mapFile(descriptor, { lengthBytes: pages * PAGE, writable: true });
+  const lengthBytes = pages * PAGE;
+  const mapping = mapFile(descriptor, { lengthBytes, writable: true });
+  const freshMapping = mapFile(descriptor, { lengthBytes, writable: true });
+  const fresh = { mapping: freshMapping, descriptor: registerFresh(freshMapping)! };
   return {
     name,
+    lengthBytes,
     descriptor,
     mapping,
+    fresh,
     page: (index) => {
       const out = Buffer.alloc(PAGE);
       readMemory(mapping, index * PAGE, out);
@@ -62,6 +79,8 @@ export function testBlock(name: string, pages: number): TestBlock {
     write: (index, bytes) => writeMemory(mapping, index * PAGE, bytes),
     storedBytes: () => fstatSync(descriptor).blocks * 512,
     close: () => {
+      closeDescriptor(fresh.descriptor);
+      unmap(fresh.mapping);
       unmap(mapping);
       closeDescriptor(descriptor);
     },

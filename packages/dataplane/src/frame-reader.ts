@@ -84,7 +84,7 @@ export class FrameReader {
    */
   decode(due: FrameDue, frame: Frame): void {
     const packet = this.#packet;
-    this.window.target(packet, frame.pages.length);
+    this.window.placeInto(packet, frame.pages.length);
     packet.pageBytes = due.pageBytes;
     packet.codec = this.#codec;
     packet.normalPages = frame.pages.length;

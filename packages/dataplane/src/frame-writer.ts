@@ -61,7 +61,7 @@ export class FrameWriter {
     pageBytes: number,
   ): { unit: number; stored: number } {
     const packet = this.#packet;
-    this.window.target(packet, count);
+    this.window.readFrom(packet, count);
     packet.pageBytes = pageBytes;
     packet.codec = this.#codec;
     packet.normalPages = count;

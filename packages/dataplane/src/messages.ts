@@ -7,7 +7,7 @@
  * posts is a device's state, which has no place there.
  */
 import type { MessagePort } from "node:worker_threads";
-import type { Mapping } from "@multifd/native";
+import type { Mapping, PlaceTarget } from "@multifd/native";
 import type { Compression, ErrorDescription } from "@multifd/protocol";
 import type { FrameLog } from "./frame-log.js";
 
@@ -21,8 +21,9 @@ export type MusterTask = {
 /** A RAM block as a sending thread sees it. Shared by index with the ring's slots. */
 export type SendBlock = {
   readonly name: string;
-  /** Of the read-only mapping; 0n where the pages are in frames. */
-  readonly address: bigint;
+  /** Open for reading; the block begins at that offset. -1 where the pages are in frames. */
+  readonly file: number;
+  readonly fileOffsetBytes: number;
   readonly lengthBytes: number;
   /** From `createZeroMarks`, where zero pages do not go into packets; else null. */
   readonly zeroMarks: SharedArrayBuffer | null;
@@ -53,12 +54,7 @@ export type SendTask = {
 export type ReceiveBlock = {
   readonly name: string;
   readonly lengthBytes: number;
-  /** Of the writable mapping; 0n where pages are placed through `file`. */
-  readonly address: bigint;
-  /** Descriptor to place pages through; -1 for the mapping. */
-  readonly file: number;
-  /** Where the block begins in `file`, in pages; 0 unless given. */
-  readonly filePage?: number;
+  readonly target: PlaceTarget;
   /** One bit per page that may hold something other than zeros; shared by all channels. */
   readonly written: SharedArrayBuffer;
   /**

@@ -53,7 +53,7 @@ describe("receive channel, fed with what QEMU sent", () => {
 });
 
 describe("receive channel", () => {
-  for (const through of ["file", "mapping"] as const) {
+  for (const through of ["file", "mapping", "fresh pages"] as const) {
     it(`applies the pages of a SYNC packet before it arrives, as 7.2 sends them: through the ${through}`, async () => {
       const channel = receiving({ through });
       channel.feed(ramPacket({ normal: [3, 9, 4], zero: [5], header: { flags: 1 } }), ramPacket({ normal: [3] }));

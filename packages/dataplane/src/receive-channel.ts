@@ -47,7 +47,6 @@ class PacketReceiver {
   readonly #task: ReceiveTask;
   readonly #intake: PacketIntake;
   readonly #written: readonly Int32Array[];
-  readonly #lengths: readonly bigint[];
   readonly #counters: Float64Array;
   readonly #countersAt: number;
   /** Null where no block goes into frames. */
@@ -61,7 +60,6 @@ class PacketReceiver {
     this.#task = task;
     this.barrier = new SyncBarrier(task.channels, task.barrier);
     this.#intake = new PacketIntake({ ...task, deviceStateBytesMax: DEVICE_STATE_RECEIVE_MAX });
-    this.#lengths = blocks.map((block) => BigInt(block.lengthBytes));
     this.#written = blocks.map((block) => new Int32Array(block.written));
     this.#counters = new Float64Array(task.counters);
     this.#countersAt = task.channel * COUNTER.words;
@@ -102,7 +100,9 @@ class PacketReceiver {
     const { pages } = packet;
     const block = this.#task.blocks[index]!;
     const written = this.#written[index]!;
-    packet.target(block.address, this.#lengths[index]!, block.file, block.filePage);
+    // Pages of a packet share their history: those of a later round are mostly in the file already.
+    const first = pages[0]!;
+    packet.placeInto(block.target, (Atomics.load(written, first >>> 5) & (1 << (first & 31))) === 0);
     if (normalPages > 0) {
       this.#receivePayload();
       for (let i = 0; i < normalPages; i++) Atomics.or(written, pages[i]! >>> 5, 1 << (pages[i]! & 31));
@@ -123,7 +123,7 @@ class PacketReceiver {
     const numbers = this.#numbers;
     for (let i = 0; i < normalPages + zeroPages; i++) numbers[i] = packet.pages[i]!;
     if (normalPages > 0) {
-      writer.window.target(packet, normalPages);
+      writer.window.placeInto(packet, normalPages);
       this.#receivePayload();
       writer.writePages(block, numbers, normalPages, this.#task.pageBytes, pageMap);
     }

@@ -8,7 +8,7 @@
  * Blocks in recv(2), for a free slot, and at the barrier; the coordinator ends it by
  * shutting the socket down and giving slots and barrier up. Owns its intake.
  */
-import { receivePages, writeMemory } from "@multifd/native";
+import { type PlaceTarget, receivePages, writeMemory } from "@multifd/native";
 import {
   DEVICE_STATE_PACKET_BYTES,
   describeError,
@@ -53,7 +53,7 @@ class RelayReceiver {
   readonly #task: RelayReceiveTask;
   readonly #intake: PacketIntake;
   readonly #slots: RelaySlots;
-  readonly #addresses: readonly bigint[];
+  readonly #places: readonly PlaceTarget[];
   readonly #inOrder: Uint32Array;
   readonly #contents = { deviceStateBytes: 0, block: 0, normalPages: 0, zeroPages: 0 };
   readonly #counters: Float64Array;
@@ -65,7 +65,9 @@ class RelayReceiver {
     this.barrier = new SyncBarrier(task.channels, task.barrier);
     this.#intake = new PacketIntake({ ...task, deviceStateBytesMax: DEVICE_STATE_RELAY_MAX });
     this.#slots = new RelaySlots(task.allChannels, pagesMax, task.slots);
-    this.#addresses = slotAddresses(task.memory);
+    this.#places = slotAddresses(task.memory).map((address) => {
+      return { lengthBytes: BigInt(PACKET_GUEST_BYTES), file: -1, fileOffsetBytes: 0n, address, fresh: -1 };
+    });
     this.#inOrder = pagesInOrder(pagesMax);
     this.#counters = new Float64Array(task.counters);
     this.#countersAt = task.channel * COUNTER.words;
@@ -95,7 +97,7 @@ class RelayReceiver {
     slots.pages.set(packet.pages.subarray(0, normalPages + zeroPages), slots.pagesAt(slot));
     if (normalPages > 0) {
       packet.pages.set(this.#inOrder.subarray(0, normalPages));
-      packet.target(this.#addresses[slot]!, BigInt(PACKET_GUEST_BYTES), -1);
+      packet.placeInto(this.#places[slot]!, false);
       packet.codec = codec;
       packet.normalPages = normalPages;
       packet.zeroPages = 0;

@@ -2,8 +2,7 @@
  * Relay send: one worker thread that sends a relay's slots on to the destination.
  *
  * Zero pages stay zero pages, and no page is looked at for being one: whether the
- * destination takes them in packets at all is between it and the source. Without a
- * codec the pages leave from the slot itself.
+ * destination takes them in packets at all is between it and the source.
  *
  * Blocks in send(2) and for a full slot; the coordinator ends it by shutting the
  * socket down and giving the slots up. Owns its packet block and codec context.
@@ -29,6 +28,8 @@ import type { ChannelResult, RelaySendTask } from "./messages.js";
 import { putRamHeader, putSyncHeader } from "./packet-header.js";
 import { pagesInOrder, RelaySlots, SLOT_BYTES, SLOT_CLAIM, slotAddresses } from "./relay-slots.js";
 import { COUNTER } from "./shared-words.js";
+
+const SLOT_GUEST_BYTES = BigInt(PACKET_GUEST_BYTES);
 
 /** Runs a channel until it is told to give up. Never throws for what can happen on a wire. */
 export function runRelaySend(task: RelaySendTask): ChannelResult {
@@ -97,7 +98,7 @@ class RelaySender {
   #sendPages(slot: number): void {
     const packet = this.#packet;
     const { block, normalPages, zeroPages } = this.#contents;
-    packet.target(this.#addresses[slot]!, BigInt(PACKET_GUEST_BYTES), -1);
+    packet.readFromMapping(this.#addresses[slot]!, SLOT_GUEST_BYTES);
     packet.codec = this.#codec;
     packet.normalPages = normalPages;
     packet.zeroPages = 0;

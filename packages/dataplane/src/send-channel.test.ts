@@ -33,8 +33,8 @@ describe("send channel", () => {
   });
 
   const sendBlocks = () =>
-    blocks.map(({ name, mapping: { address, lengthBytes } }, index) => {
-      return { name, address: BigInt(address), lengthBytes, zeroMarks: zeroMarks?.[index] ?? null };
+    blocks.map(({ name, descriptor, lengthBytes }, index) => {
+      return { name, file: descriptor, fileOffsetBytes: 0, lengthBytes, zeroMarks: zeroMarks?.[index] ?? null };
     });
 
   function publish(kind: number, block: number, pages: readonly number[]): void {

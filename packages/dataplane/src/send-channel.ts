@@ -57,6 +57,7 @@ class PacketSender {
   readonly #claimed = { kind: 0, block: 0, count: 0 };
   readonly #codec: number;
   readonly #lengths: readonly bigint[];
+  readonly #offsets: readonly bigint[];
   /** Made for the first frame. */
   #frames: FrameSender | null = null;
   /** Per block; null where zero pages go into packets. */
@@ -66,6 +67,7 @@ class PacketSender {
     const { compression, level, pageBytes } = task;
     this.#task = task;
     this.#lengths = task.blocks.map((block) => BigInt(block.lengthBytes));
+    this.#offsets = task.blocks.map((block) => BigInt(block.fileOffsetBytes));
     this.#zeroMarks = task.blocks.map(({ zeroMarks }) => zeroMarks && new Int32Array(zeroMarks));
     this.#pagesMax = packetPagesMax(pageBytes);
     this.ring = new PacketRing(this.#pagesMax, task.ring);
@@ -118,7 +120,7 @@ class PacketSender {
   #sendPages(): void {
     const packet = this.#packet;
     const block = this.#task.blocks[this.#claimed.block]!;
-    packet.target(block.address, this.#lengths[this.#claimed.block]!, -1);
+    packet.readFromFile(block.file, this.#offsets[this.#claimed.block]!, this.#lengths[this.#claimed.block]!);
     packet.codec = this.#codec;
     packet.normalPages = this.#claimed.count;
     packet.zeroPages = 0;

@@ -65,8 +65,8 @@ export type RamPlacement = {
   readonly through: "file" | "mapping";
   /** Whether everything reads as zero: then a page's first zero needs no write. */
   readonly startsZeroed: boolean;
-  /** Where the block begins in the file, in pages; 0 unless given. */
-  readonly filePage?: number;
+  /** Where the block begins in the file; 0 unless given. */
+  readonly fileOffsetBytes?: number;
   /**
    * Set where the guest itself tells which pages count: one bit each, in 32-bit words, set for every page
    * that is written and cleared for one that turned zero. Nothing is written for that one then.

@@ -9,13 +9,16 @@
  * Owns the mappings and the bits, not the descriptors. The methods here run on
  * the coordinator, for pages that came on the main channel.
  */
+import { fstatSync } from "node:fs";
 import { type FrameLog, FrameWriter, type ReceiveBlock } from "@multifd/dataplane";
 import {
   clearPages,
+  closeDescriptor,
   type Mapping,
   mapFile,
   PacketBlock,
   placePages,
+  registerFresh,
   reserveFile,
   unmap,
   writeMemory,
@@ -23,11 +26,14 @@ import {
 import { packetPagesMax } from "@multifd/protocol";
 import type { RamPlacement } from "./guest.js";
 
+const FRESH_PAGE_BYTES = 4096;
+
 export class PlacedRam {
   readonly lengthBytes: number;
   readonly pagesOnMain = { normalPages: 0, zeroPages: 0 };
   readonly #blocks: readonly ReceiveBlock[];
   readonly #mappings: Mapping[] = [];
+  readonly #fresh: number[] = [];
   readonly #packet = new PacketBlock();
   readonly #pageBytes: number;
   /** Where blocks that go into a compressed snapshot go; null when none does. */
@@ -43,26 +49,52 @@ export class PlacedRam {
   }
 
   #open(placement: RamPlacement): ReceiveBlock {
-    const { block, descriptor, through, startsZeroed, filePage, present, frames } = placement;
+    const { block, descriptor, through, startsZeroed, fileOffsetBytes = 0, present, frames } = placement;
     const { name, lengthBytes } = block;
+    const intoFile = {
+      lengthBytes: BigInt(lengthBytes),
+      file: descriptor,
+      fileOffsetBytes: BigInt(fileOffsetBytes),
+      address: 0n,
+      fresh: -1,
+    };
     if (frames !== undefined) {
       this.frames = frames.log;
       const { pageMap } = frames;
-      return { name, lengthBytes, address: 0n, file: -1, written: new SharedArrayBuffer(0), pageMap };
-    }
-    let address = 0n;
-    if (through === "mapping") {
-      // Without storage of its own a mapping faults, and the process dies, where write(2) would have said ENOSPC.
-      reserveFile(descriptor, block.lengthBytes);
-      const mapping = mapFile(descriptor, { lengthBytes: block.lengthBytes, writable: true });
-      this.#mappings.push(mapping);
-      address = BigInt(mapping.address);
+      return { name, lengthBytes, target: { ...intoFile, file: -1 }, written: new SharedArrayBuffer(0), pageMap };
     }
     const written = present ?? new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4);
     if (!startsZeroed) new Uint8Array(written).fill(0xff);
-    const file = through === "file" ? descriptor : -1;
+    if (through === "mapping") {
+      // Without storage of its own a mapping faults, and the process dies, where write(2) would have said ENOSPC.
+      reserveFile(descriptor, lengthBytes);
+      const address = BigInt(this.#map(descriptor, lengthBytes, 0).address);
+      return { name, lengthBytes, written, target: { ...intoFile, file: -1, address } };
+    }
+    const fresh = startsZeroed ? this.#openFresh(descriptor, lengthBytes, fileOffsetBytes) : null;
     const zeroPages = present === undefined ? "cleared" : "struck-off";
-    return { name, lengthBytes, address, file, filePage: filePage ?? 0, written, zeroPages };
+    return { name, lengthBytes, written, target: { ...intoFile, ...fresh }, zeroPages };
+  }
+
+  /** The way for pages that the file lacks, where the file and the system have it. */
+  #openFresh(
+    descriptor: number,
+    lengthBytes: number,
+    offsetBytes: number,
+  ): { readonly address: bigint; readonly fresh: number } | null {
+    // A file that takes huge pages, as its preferred size tells, gets them from write(2) only.
+    if (lengthBytes === 0 || fstatSync(descriptor).blksize > FRESH_PAGE_BYTES) return null;
+    const mapping = this.#map(descriptor, lengthBytes, offsetBytes);
+    const fresh = registerFresh(mapping);
+    if (fresh === null) return null;
+    this.#fresh.push(fresh);
+    return { address: BigInt(mapping.address), fresh };
+  }
+
+  #map(descriptor: number, lengthBytes: number, offsetBytes: number): Mapping {
+    const mapping = mapFile(descriptor, { lengthBytes, offsetBytes, writable: true });
+    this.#mappings.push(mapping);
+    return mapping;
   }
 
   /** The blocks as the receiving threads take them. */
@@ -88,7 +120,7 @@ export class PlacedRam {
       this.pagesOnMain.zeroPages += pages.length;
       return;
     }
-    this.#packet.target(block.address, BigInt(block.lengthBytes), block.file, block.filePage);
+    this.#packet.placeInto(block.target, false);
     const most = packetPagesMax(this.#pageBytes);
     for (let at = 0; at < pages.length; at += most) {
       const some = pages.subarray(at, at + most);
@@ -145,6 +177,7 @@ export class PlacedRam {
   close(): void {
     this.#writer?.free();
     this.#writer = null;
+    for (const descriptor of this.#fresh.splice(0)) closeDescriptor(descriptor);
     for (const mapping of this.#mappings.splice(0)) unmap(mapping);
   }
 }

@@ -18,7 +18,7 @@
  * and a cancellation comes too late. A destination that cannot speak is taken at its
  * silence: the guest is gone, and the result says that nobody acknowledged it.
  *
- * Runs on the coordinator thread; owns the channels, the threads and the mappings.
+ * Runs on the coordinator thread; owns the channels and the threads.
  */
 import {
   createCounters,
@@ -31,7 +31,6 @@ import {
   takeZeroRuns,
 } from "@multifd/dataplane";
 import { DirtyBitmap } from "@multifd/memory";
-import { type Mapping, mapFile, unmap } from "@multifd/native";
 import {
   ChannelError,
   type Compression,
@@ -102,7 +101,6 @@ class SourceMigration {
   /** One per RAM block; null where zero pages go into packets. */
   readonly #zeroMarks: readonly SharedArrayBuffer[] | null;
   /** One per RAM block; null where its pages are in frames. */
-  readonly #mappings: (Mapping | null)[] = [];
   readonly #pageBytes: number;
   readonly #publisher: RoundPublisher;
   readonly #pacer: Pacer;
@@ -193,17 +191,13 @@ class SourceMigration {
 
   async #connect(): Promise<void> {
     const { peer, guest, onEvent, compression, level } = this.#job;
-    for (const ram of guest.ram) {
-      const { lengthBytes } = ram.block;
-      const { descriptor, offsetBytes, pageMap } = ram;
-      this.#mappings.push(pageMap ? null : mapFile(descriptor, { lengthBytes, offsetBytes, writable: false }));
-    }
     const frames = guest.ram.find(({ pageMap }) => pageMap !== undefined)?.descriptor;
     const channels = await this.#failure.race(peer.connect(this.#abort.signal));
     onEvent({ event: "connected", peer: peer.name, channels: channels.length });
-    const blocks = guest.ram.map(({ block, pageMap }, index) => ({
+    const blocks = guest.ram.map(({ block, descriptor, offsetBytes, pageMap }, index) => ({
       name: block.name,
-      address: BigInt(this.#mappings[index]?.address ?? 0),
+      file: pageMap ? -1 : descriptor,
+      fileOffsetBytes: offsetBytes,
       lengthBytes: block.lengthBytes,
       zeroMarks: this.#zeroMarks?.[index] ?? null,
       ...(pageMap && { pageMap }),
@@ -363,7 +357,6 @@ class SourceMigration {
     this.#ring.stop(acknowledged ? "end" : "giveUp");
     if (!acknowledged) this.#threads.shutDown();
     await this.#threads.close();
-    for (const mapping of this.#mappings) if (mapping !== null) unmap(mapping);
     await this.#job.guest.tracker?.stop();
   }
 

@@ -4,7 +4,7 @@ import { constants, createInflateRaw, deflateRawSync, deflateSync, inflateSync }
 import zstd from "@mongodb-js/zstd";
 import { createCompressor, createDecompressor, freeCodec } from "./codecs.js";
 import { nativeFeatures } from "./features.js";
-import { type Block, listPages, makeBlock, makePacket } from "./fixture.js";
+import { type Block, listPages, makeBlock, packetFrom, packetInto } from "./fixture.js";
 import { preparePacket, receivePages } from "./packet-calls.js";
 import { sendBytes } from "./socket-streams.js";
 import { closeDescriptor, socketPair } from "./sockets.js";
@@ -28,7 +28,7 @@ const pagesOf = (first: number, count: number) => image.subarray(first * pageByt
 
 /** Compresses pages [first, first + count) as one packet. */
 function compress(block: Block, codec: number, first: number, count: number): Uint8Array {
-  const packet = makePacket(block, pageBytes);
+  const packet = packetFrom(block, pageBytes);
   packet.codec = codec;
   listPages(
     packet,
@@ -41,7 +41,7 @@ function compress(block: Block, codec: number, first: number, count: number): Ui
 function decode(block: Block, codec: number, payload: Uint8Array, first: number, count: number): void {
   const [ours, theirs] = socketPair();
   try {
-    const packet = makePacket(block, pageBytes, "file");
+    const packet = packetInto(block, pageBytes, "file");
     packet.codec = codec;
     packet.socket = theirs;
     packet.payloadBytes = payload.byteLength;

@@ -2,6 +2,7 @@
  * Test fixtures: a RAM block in shared memory, a packet over it, and a reader in a thread of its own.
  */
 import { Worker } from "node:worker_threads";
+import { registerFresh } from "./fresh-pages.js";
 import { createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "./mapping.js";
 import { PacketBlock } from "./packet-block.js";
 import { closeDescriptor } from "./sockets.js";
@@ -12,6 +13,8 @@ export const HEADER_BYTES = 1344;
 export type Block = {
   readonly fd: number;
   readonly mapping: Mapping;
+  /** A second mapping, registered for making pages. */
+  readonly fresh: { readonly mapping: Mapping; readonly descriptor: number };
   readonly content: () => Uint8Array;
   readonly close: () => void;
 };
@@ -21,27 +24,51 @@ export function makeBlock(lengthBytes: number, content: Uint8Array = new Uint8Ar
   const fd = createMemfd("test", lengthBytes);
   const mapping = mapFile(fd, { lengthBytes, writable: true });
   writeMemory(mapping, 0, content);
+  const freshMapping = mapFile(fd, { lengthBytes, writable: true });
+  const fresh = { mapping: freshMapping, descriptor: registerFresh(freshMapping)! };
   return {
     fd,
     mapping,
+    fresh,
     content: () => {
       const out = new Uint8Array(lengthBytes);
       readMemory(mapping, 0, out);
       return out;
     },
     close: () => {
+      closeDescriptor(fresh.descriptor);
+      unmap(fresh.mapping);
       unmap(mapping);
       closeDescriptor(fd);
     },
   };
 }
 
-/** A packet whose pages lie in `block`, placed through its mapping or its file. */
-export function makePacket(block: Block, pageBytes: number, through: "mapping" | "file" = "mapping"): PacketBlock {
+/** How pages get into a block. */
+export type Through = "mapping" | "file" | "fresh pages";
+
+/** A packet that sends from `block`. */
+export function packetFrom(block: Block, pageBytes: number): PacketBlock {
   const packet = new PacketBlock();
-  const { address, lengthBytes } = block.mapping;
-  if (through === "mapping") packet.target(BigInt(address), BigInt(lengthBytes), -1);
-  else packet.target(0n, BigInt(lengthBytes), block.fd);
+  packet.readFromFile(block.fd, 0n, BigInt(block.mapping.lengthBytes));
+  packet.pageBytes = pageBytes;
+  packet.headerBytes = HEADER_BYTES;
+  return packet;
+}
+
+/** A packet that places into `block`. */
+export function packetInto(block: Block, pageBytes: number, through: Through = "mapping"): PacketBlock {
+  const packet = new PacketBlock();
+  packet.placeInto(
+    {
+      lengthBytes: BigInt(block.mapping.lengthBytes),
+      file: through === "mapping" ? -1 : block.fd,
+      fileOffsetBytes: 0n,
+      address: BigInt(through === "mapping" ? block.mapping.address : block.fresh.mapping.address),
+      fresh: through === "fresh pages" ? block.fresh.descriptor : -1,
+    },
+    true,
+  );
   packet.pageBytes = pageBytes;
   packet.headerBytes = HEADER_BYTES;
   return packet;

@@ -27,6 +27,7 @@ export const kernelFunctions = {
   mfd_read_memory: ["size", "size", "size", "buffer", "size"],
   mfd_write_memory: ["size", "size", "size", "buffer", "size"],
   mfd_reserve: ["int32", "size"],
+  mfd_fresh_register: ["size", "size"],
   mfd_punch: ["int32", "size", "size"],
   mfd_seek_data: ["int32", "size"],
   mfd_huge_page_bytes: ["int32"],

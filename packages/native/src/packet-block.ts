@@ -17,14 +17,17 @@ export const HEADER_BYTES_MAX = 8576;
 /** What a QEMU destination takes at most. */
 export const PAYLOAD_BYTES_MAX = 1_048_576;
 
-const pagesAt = 64;
+const pagesAt = 128;
 const headerAt = pagesAt + 4 * PAGES_MAX;
 const payloadAt = headerAt + HEADER_BYTES_MAX;
 const payloadSlackBytes = 4096;
 const scratchAt = payloadAt + PAYLOAD_BYTES_MAX + payloadSlackBytes;
 const blockBytes = scratchAt + 524_288 + payloadSlackBytes;
 
-/** Indexes of 32-bit words; address and length take the first four. */
+/** Indexes of 64-bit words. */
+const wide = { address: 0, length: 1, fileOffset: 8 } as const;
+
+/** Indexes of 32-bit words. */
 const word = {
   socket: 4,
   file: 5,
@@ -37,8 +40,20 @@ const word = {
   shortHeaderBytes: 12,
   shortFlagAt: 13,
   shortFlagMask: 14,
-  filePage: 15,
+  fresh: 15,
 } as const;
+
+/** Where a RAM block's pages are placed: through a file, or into a mapping where there is none. */
+export type PlaceTarget = {
+  readonly lengthBytes: bigint;
+  /** Descriptor; -1 for the mapping. */
+  readonly file: number;
+  readonly fileOffsetBytes: bigint;
+  /** Of the mapping; 0n where there is none. */
+  readonly address: bigint;
+  /** Makes pages that the file lacks (fresh-pages.ts), through the mapping at `address`; -1 for none. */
+  readonly fresh: number;
+};
 
 export class PacketBlock {
   readonly bytes: Uint8Array;
@@ -68,9 +83,10 @@ export class PacketBlock {
     this.payload = new Uint8Array(memory, payloadAt, PAYLOAD_BYTES_MAX);
     this.#words = new Uint32Array(memory, 0, pagesAt / 4);
     this.#signed = new Int32Array(memory, 0, pagesAt / 4);
-    this.#wide = new BigUint64Array(memory, 0, 2);
+    this.#wide = new BigUint64Array(memory, 0, pagesAt / 8);
     this.#signed[word.socket] = -1;
     this.#signed[word.file] = -1;
+    this.#signed[word.fresh] = -1;
     this.calls = {
       send: bind("mfd_send", this.bytes),
       receiveHeader: bind("mfd_receive_header", this.bytes),
@@ -139,17 +155,31 @@ export class PacketBlock {
     this.#words[word.shortFlagMask] = flagMask;
   }
 
-  /**
-   * Names the RAM block that pages are read from or placed into.
-   *
-   * @param address  Of its mapping; 0n only with a file to place through.
-   * @param file     Descriptor to place received pages through by pwrite; -1 for the mapping.
-   * @param filePage Where the block begins in that file, in pages.
-   */
-  target(address: bigint, lengthBytes: bigint, file: number, filePage = 0): void {
-    this.#wide[0] = address;
-    this.#wide[1] = lengthBytes;
+  /** Names the RAM block to send from: `lengthBytes` of a file from an offset on. */
+  readFromFile(file: number, fileOffsetBytes: bigint, lengthBytes: bigint): void {
+    this.#wide[wide.length] = lengthBytes;
+    this.#wide[wide.fileOffset] = fileOffsetBytes;
     this.#signed[word.file] = file;
-    this.#words[word.filePage] = filePage;
+  }
+
+  /** Names what to send from where there is no file: a mapping of our own memory. */
+  readFromMapping(address: bigint, lengthBytes: bigint): void {
+    this.#wide[wide.address] = address;
+    this.#wide[wide.length] = lengthBytes;
+    this.#signed[word.file] = -1;
+  }
+
+  /**
+   * Names the RAM block to place into.
+   *
+   * @param makeMissing  Whether the pages to come are likely to be missing from the file: one that is not costs a
+   *   call in vain.
+   */
+  placeInto(target: PlaceTarget, makeMissing: boolean): void {
+    this.#wide[wide.address] = target.address;
+    this.#wide[wide.length] = target.lengthBytes;
+    this.#wide[wide.fileOffset] = target.fileOffsetBytes;
+    this.#signed[word.file] = target.file;
+    this.#signed[word.fresh] = makeMissing ? target.fresh : -1;
   }
 }

@@ -1,6 +1,16 @@
 import assert from "node:assert/strict";
 import { randomFillSync } from "node:crypto";
-import { announce, type Block, HEADER_BYTES, listPages, makeBlock, makePacket, receiveInThread } from "./fixture.js";
+import {
+  announce,
+  type Block,
+  HEADER_BYTES,
+  listPages,
+  makeBlock,
+  packetFrom,
+  packetInto,
+  receiveInThread,
+  type Through,
+} from "./fixture.js";
 import { writeMemory } from "./mapping.js";
 import { PAYLOAD_BYTES_MAX, PacketBlock } from "./packet-block.js";
 import { clearPages, placePages, preparePacket, receiveHeader, receivePages, sendPacket } from "./packet-calls.js";
@@ -30,15 +40,15 @@ describe("packet calls", () => {
   });
 
   /** A packet at each end of the socket pair. */
-  function ends(through: "mapping" | "file" = "file"): [PacketBlock, PacketBlock] {
-    const out = makePacket(source, pageBytes);
-    const into = makePacket(destination, pageBytes, through);
+  function ends(through: Through = "file"): [PacketBlock, PacketBlock] {
+    const out = packetFrom(source, pageBytes);
+    const into = packetInto(destination, pageBytes, through);
     out.socket = ours;
     into.socket = theirs;
     return [out, into];
   }
 
-  for (const through of ["mapping", "file"] as const) {
+  for (const through of ["mapping", "file", "fresh pages"] as const) {
     it(`move listed pages, runs and single ones, to the same places (through the ${through})`, () => {
       const [out, into] = ends(through);
       const pages = [31, 4, 5, 6, 0, 9, 8];
@@ -118,7 +128,6 @@ describe("packet calls", () => {
         packet.payloadBytes = 2 * pageBytes;
       }
       assert.throws(() => preparePacket(out, true), defect);
-      assert.throws(() => sendPacket(out), defect);
       assert.throws(() => receivePages(into), defect);
       assert.throws(() => placePages(into), defect);
       into.zeroPages = 2;
@@ -166,7 +175,8 @@ describe("packet calls", () => {
 
   it("report a system error when the file takes no write", () => {
     const [, into] = ends();
-    into.target(0n, BigInt(blockBytes), theirs); // a socket is no file
+    const target = { lengthBytes: BigInt(blockBytes), file: theirs, fileOffsetBytes: 0n, address: 0n, fresh: -1 };
+    into.placeInto(target, true); // a socket is no file
     listPages(into, [0]);
     into.payloadBytes = pageBytes;
     assert.throws(() => placePages(into), { name: "SystemError", code: "SYSTEM_ESPIPE" });
@@ -183,7 +193,7 @@ describe("packet calls", () => {
     const big = makeBlock(512 * 1024);
     const bytes = randomFillSync(new Uint8Array(512 * 1024));
     writeMemory(big.mapping, 0, bytes);
-    out.target(BigInt(big.mapping.address), BigInt(bytes.byteLength), -1);
+    out.readFromFile(big.fd, 0n, BigInt(bytes.byteLength));
     out.headerBytes = 0;
     const { received } = await receiveInThread(theirs, 4 * bytes.byteLength);
     const pages = Array.from({ length: 128 }, (_, i) => (i * 37) % 128);

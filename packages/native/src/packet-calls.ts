@@ -9,18 +9,19 @@ import { checked } from "./native-result.js";
 import type { PacketBlock } from "./packet-block.js";
 
 /**
- * Splits the block's pages into normal and zero pages (order kept), and compresses the normal ones into
- * `payload` where a codec is set. Sets `normalPages`, `zeroPages` and `payloadBytes`.
+ * Reads the listed pages from the block's file, splits them into normal and zero pages (order kept), and
+ * compresses the normal ones where a codec is set. Sets `normalPages`, `zeroPages` and `payloadBytes`.
  *
  * @param detectZero  False leaves every page normal.
  * @returns Bytes of payload.
+ * @throws {SystemError} what the file answers.
  */
 export function preparePacket(packet: PacketBlock, detectZero: boolean): number {
   return checked(call("mfd_prepare", packet.bytes, detectZero ? 1 : 0), "preparing a packet");
 }
 
 /**
- * Sends the header, then the payload or, without a codec, the normal pages straight from guest RAM.
+ * Sends the header, then the payload that was prepared.
  *
  * @returns Bytes written.
  * @throws {ChannelError} CHANNEL_BROKEN, CHANNEL_TIMEOUT.

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { limitScan } from "./features.js";
-import { listPages, makeBlock, makePacket } from "./fixture.js";
+import { listPages, makeBlock, packetFrom } from "./fixture.js";
 import { writeMemory } from "./mapping.js";
 import { preparePacket } from "./packet-calls.js";
 
@@ -32,7 +32,7 @@ describe("zero scan", () => {
           const isZero = (page: number) =>
             image.subarray(page * pageBytes, (page + 1) * pageBytes).every((b) => b === 0);
 
-          const packet = makePacket(block, pageBytes);
+          const packet = packetFrom(block, pageBytes);
           listPages(packet, pages);
           preparePacket(packet, true);
 
@@ -49,7 +49,7 @@ describe("zero scan", () => {
     it(`sees a single byte wherever in a page it stands (${level})`, () => {
       limitScan(level);
       writeMemory(block.mapping, 0, new Uint8Array(blockBytes));
-      const packet = makePacket(block, 4096);
+      const packet = packetFrom(block, 4096);
       for (let at = 0; at < 4096; at++) {
         writeMemory(block.mapping, 4096 + at, Uint8Array.of(1));
         listPages(packet, [0, 1, 2]);
@@ -62,7 +62,7 @@ describe("zero scan", () => {
 
   it("leaves every page normal when not asked to look", () => {
     writeMemory(block.mapping, 0, new Uint8Array(blockBytes));
-    const packet = makePacket(block, 4096);
+    const packet = packetFrom(block, 4096);
     listPages(packet, [5, 3]);
     assert.equal(preparePacket(packet, false), 8192);
     assert.deepEqual([packet.normalPages, packet.zeroPages, packet.pages[0]], [2, 0, 5]);

@@ -72,7 +72,7 @@ export class MappedRamWriter implements DestinationGuest {
       descriptor: file.fd,
       through: "file",
       startsZeroed: true,
-      filePage: places[index]!.pagesOffset / pageBytes,
+      fileOffsetBytes: places[index]!.pagesOffset,
       present: this.#present[index]!,
     }));
   }
