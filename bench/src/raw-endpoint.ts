@@ -7,8 +7,8 @@ import { runSource, startDestination } from "./event-endpoint.js";
 
 const COMMAND = fileURLToPath(new URL("../build/raw-ceiling", import.meta.url));
 
-/** @param through  Straight into a mapping of the file, or by pwrite into the file. */
-export function rawDestination(through: "mapping" | "file"): DestinationProgram {
+/** @param through  Straight into a mapping of the file, by pwrite into the file, or by UFFDIO_COPY. */
+export function rawDestination(through: "mapping" | "file" | "fresh"): DestinationProgram {
   return (job) =>
     startDestination("raw-ceiling receive", COMMAND, [
       ...["receive", listenAddress(job), `${job.channels}`],
@@ -16,5 +16,8 @@ export function rawDestination(through: "mapping" | "file"): DestinationProgram 
     ]);
 }
 
-export const rawSource: SourceProgram = (job, address) =>
-  runSource("raw-ceiling send", COMMAND, ["send", address, `${job.channels}`, job.imagePath]);
+/** @param through  Out of a mapping of the image, or by pread. */
+export function rawSource(through: "mapping" | "file"): SourceProgram {
+  return (job, address) =>
+    runSource("raw-ceiling send", COMMAND, ["send", address, `${job.channels}`, job.imagePath, through]);
+}

@@ -27,6 +27,17 @@ export const variants: readonly Variant[] = [
   { name: QEMU_ALONE, source: qemuSource("11.1"), destination: qemuDestination("11.1"), methods: everyMethod },
   { name: "QEMU 11.1 → multifd", source: qemuSource("11.1"), destination: multifdDestination, methods: everyMethod },
   { name: OURS, source: multifdSource, destination: multifdDestination, methods: everyMethod },
-  { name: "raw ceiling, recv", source: rawSource, destination: rawDestination("mapping"), methods: uncompressed },
-  { name: CEILING, source: rawSource, destination: rawDestination("file"), methods: uncompressed },
+  {
+    name: "raw ceiling, recv",
+    source: rawSource("mapping"),
+    destination: rawDestination("mapping"),
+    methods: uncompressed,
+  },
+  { name: CEILING, source: rawSource("mapping"), destination: rawDestination("file"), methods: uncompressed },
+  {
+    name: "raw ceiling, pread, UFFDIO_COPY",
+    source: rawSource("file"),
+    destination: rawDestination("fresh"),
+    methods: uncompressed,
+  },
 ];
