@@ -24,4 +24,5 @@ export {
 } from "./ram-compare.js";
 export { mixedImage, mixedShares, randomImage, zeroImage } from "./ram-image.js";
 export { createScratchDir, removeScratchDir } from "./scratch-dir.js";
+export { startScriptedBackEnd } from "./scripted-back-end.js";
 export { type Buffers, DriverQueue, GuestMemory, type RamRun } from "./virtio-guest.js";
