@@ -3,20 +3,21 @@
  *
  * The description that follows the sections is believed as far as the bytes agree. Where
  * they do not (a device that describes itself wrongly, damage), what was read
- * so far is kept, the section's end is looked for by its footer and the header that is due
- * behind it, and the bytes between are reported. So one bad device does
+ * so far is kept, the section's end is looked for by the header that is due behind it, and the bytes between are reported. So one bad device does
  * not hide the others.
  */
 
+import { ByteWriter } from "./byte-writer.js";
 import { DeviceWalk } from "./device-sections.js";
 import type { DecodedDevice, DecodedDevices, DecodedState, Unaccounted } from "./device-tree.js";
 import { ProtocolError } from "./errors.js";
-import { encodeText } from "./layout.js";
 import { SECTION_EOF, SECTION_FOOTER, SECTION_FULL } from "./main-stream.js";
 import { TREE_NODES_MAX, type TreeBudget, TreeBuilder } from "./tree-builder.js";
 import type { DeviceDescription, StateDescription, VmDescription } from "./vm-description.js";
 
 const FOOTER_BYTES = 5;
+/** What a header has before its name: the type byte and the section id. */
+const SECTION_ID_BYTES = 5;
 
 /**
  * Decodes the device sections of a stream's tail.
@@ -68,21 +69,25 @@ class DeviceDecoder {
     }
     const dataAt = walk.at;
     const state = stateOf(device);
+    let stateEnd: number | null = null;
     try {
       walk.state(state, where);
-      const end = walk.at;
+      stateEnd = walk.at;
       walk.footer(header.sectionId, where);
-      this.#keep(device, header, builder.states[0]!, dataAt, end);
+      this.#keep(device, header, builder.states[0]!, dataAt, stateEnd);
       return true;
     } catch (error) {
-      const end = this.#findEnd(header.sectionId, dataAt, this.#described[index + 1]);
-      const stoppedAt = Math.min(walk.at, end ?? walk.at);
+      const end = this.#findEnd(dataAt, this.#described[index + 1]);
+      const readTo = stateEnd ?? walk.at;
+      const stoppedAt = Math.min(readTo, end ?? readTo);
       builder.abandon(stoppedAt);
       // What lies behind the section's real end was read by mistake, all of it.
-      const partial = end !== null && end < walk.at ? undefined : builder.states[0];
+      const partial = end !== null && end < readTo ? undefined : builder.states[0];
       const tree = partial ?? emptyState(state, this.#origin + dataAt);
       const from = tree.fields.length === 0 && tree.subsections.length === 0 ? dataAt : stoppedAt;
-      this.#report(device.name, from, end ?? this.#bytes.length, reasonOf(error));
+      // Every field was read, so it is the footer that is wrong.
+      const behind = end === from ? end + FOOTER_BYTES : end;
+      this.#report(device.name, from, behind ?? this.#bytes.length, reasonOf(error));
       this.#keep(device, header, tree, dataAt, end ?? this.#bytes.length);
       return end !== null;
     }
@@ -110,12 +115,9 @@ class DeviceDecoder {
   }
 
   /** Where a section's footer lies, found by what is due behind it; null if nowhere. */
-  #findEnd(sectionId: number, from: number, next: DeviceDescription | undefined): number | null {
+  #findEnd(from: number, next: DeviceDescription | undefined): number | null {
     const bytes = this.#bytes;
-    const footer = [SECTION_FOOTER, sectionId >>> 24, (sectionId >>> 16) & 255, (sectionId >>> 8) & 255];
-    const due = Uint8Array.of(...footer, sectionId & 255);
     for (let at = bytes.indexOf(SECTION_FOOTER, from); at >= 0; at = bytes.indexOf(SECTION_FOOTER, at + 1)) {
-      if (!startsWith(bytes, at, due)) continue;
       const behind = at + FOOTER_BYTES;
       if (next === undefined ? behind === bytes.length - 1 : isHeaderOf(bytes, behind, next)) return at;
     }
@@ -147,13 +149,12 @@ function emptyState({ name, version }: StateDescription, at: number): DecodedSta
   return { name, version, at, lengthBytes: 0, fields: [], subsections: [] };
 }
 
-function isHeaderOf(bytes: Uint8Array, at: number, { name }: DeviceDescription): boolean {
-  const text = encodeText(name);
-  return bytes[at] === SECTION_FULL && bytes[at + 5] === text.length && startsWith(bytes, at + 6, text);
-}
-
-function startsWith(bytes: Uint8Array, at: number, due: Uint8Array): boolean {
-  return at + due.length <= bytes.length && due.every((byte, i) => bytes[at + i] === byte);
+function isHeaderOf(bytes: Uint8Array, at: number, device: DeviceDescription): boolean {
+  const { name, instanceId, state } = device;
+  if (bytes[at] !== SECTION_FULL) return false;
+  const due = new ByteWriter().name(name).u32(instanceId);
+  if ("version" in state) due.u32(state.version);
+  return due.finish().every((byte, i) => bytes[at + SECTION_ID_BYTES + i] === byte);
 }
 
 function reasonOf(error: unknown): string {

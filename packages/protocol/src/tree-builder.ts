@@ -24,8 +24,11 @@ const END_MARK = 0;
 /** Described by their elements, so one without elements has no parts. */
 const LISTS: ReadonlySet<string> = new Set(["qtailq", "qlist", "gtree"]);
 
-/** What a tree may still grow by: fields, states and single values. */
+/** What a tree may still grow by: fields, states, and the values of arrays. */
 export type TreeBudget = { nodesLeft: number };
+
+/** As many values of an array weigh as much as a field. */
+const VALUES_PER_NODE = 16;
 
 /** Of a real machine with hundreds of vCPUs and devices a tenth. */
 export const TREE_NODES_MAX = 2 ** 20;
@@ -111,9 +114,10 @@ export class TreeBuilder implements WalkListener {
     if (field.parts.length > 0 || LISTS.has(field.type)) return this.#readList(field, start, end, bytes);
     const text = readCapability(field.type, bytes);
     if (text !== null) return { kind: "scalar", value: text };
-    if (field.elementBytes !== scalarBytes(field.type) || field.count > this.#budget.nodesLeft)
+    const cost = Math.ceil(field.count / VALUES_PER_NODE);
+    if (field.elementBytes !== scalarBytes(field.type) || cost > this.#budget.nodesLeft)
       return { kind: "bytes", bytes, note: null };
-    this.#budget.nodesLeft -= field.count;
+    this.#budget.nodesLeft -= cost;
     const values = readScalars(field.type, bytes, field.count);
     return field.count === 1 ? { kind: "scalar", value: values[0]! } : { kind: "scalars", values };
   }

@@ -59,6 +59,16 @@ describe("VM description", () => {
     assert.deepEqual([list.elementBytes, list.count, list.struct], [9, 1, null]);
   });
 
+  it("numbers elements that are described one by one, where the text does not", () => {
+    const fields = ["", "", ',"array_len":3', ""].map((count) => `{"name":"x","type":"uint8","size":1${count}}`);
+    const text = device(`"vmsd_name":"d","version":1,"fields":[${fields},{"name":"y","type":"uint8","size":1}]`);
+    const state = parseVmDescription(text).devices[0]!.state as StateDescription;
+    assert.deepEqual(
+      state.fields.map(({ index }) => index),
+      [0, 1, 2, 5, null],
+    );
+  });
+
   it("leaves parts out that make no sense, for a list's size is all that its end depends on", () => {
     const list = '{"name":"list","type":"qtailq","vmsd_name":"a","version":-1,"fields":7,"size":9}';
     const text = device(`"vmsd_name":"d","version":1,"fields":[${list}]`);

@@ -52,6 +52,8 @@ export type VmDescription = {
 
 const DEPTH_MAX = 32;
 const TEXT_LENGTH_MAX = 64 * 2 ** 20;
+/** Names of sections and subsections stand behind one byte of length; those of fields are shorter still. */
+const NAME_LENGTH_MAX = 255;
 /** A level of ours takes a struct's object, its fields' array and a field's object. */
 const JSON_LIMITS = { charactersMax: TEXT_LENGTH_MAX, depthMax: 4 * DEPTH_MAX, valuesMax: 16_000_000 };
 
@@ -100,8 +102,10 @@ function parseState(state: JsonMembers, path: string, depth: number): StateDescr
   return {
     name: asText(memberOf(state, "vmsd_name"), `${path}.vmsd_name`),
     version: asCount(memberOf(state, "version"), `${path}.version`),
-    fields: asArray(memberOf(state, "fields"), `${path}.fields`).map((field, i) =>
-      parseField(field, `${path}.fields[${i}]`, depth),
+    fields: numberElements(
+      asArray(memberOf(state, "fields"), `${path}.fields`).map((field, i) =>
+        parseField(field, `${path}.fields[${i}]`, depth),
+      ),
     ),
     subsections:
       subsections === undefined
@@ -111,6 +115,22 @@ function parseState(state: JsonMembers, path: string, depth: number): StateDescr
             return parseState(asObject(subsection, where), where, depth + 1);
           }),
   };
+}
+
+/**
+ * QEMU 11.1 leaves the index out where it describes an array's elements one by one. Fields that merely share a name are
+ * told apart by a suffix, so a name that comes again is the next element.
+ */
+function numberElements(fields: readonly FieldDescription[]): readonly FieldDescription[] {
+  const counts = new Map<string, number>();
+  for (const { name } of fields) counts.set(name, (counts.get(name) ?? 0) + 1);
+  const next = new Map<string, number>();
+  return fields.map((field) => {
+    if (field.index !== null || counts.get(field.name) === 1) return field;
+    const index = next.get(field.name) ?? 0;
+    next.set(field.name, index + field.count);
+    return { ...field, index };
+  });
 }
 
 function parseField(value: JsonValue, path: string, depth: number): FieldDescription {
@@ -156,8 +176,8 @@ function asArray(value: JsonValue | undefined, path: string): readonly JsonValue
 }
 
 function asText(value: JsonValue | undefined, path: string): string {
-  if (typeof value === "string") return value;
-  throw wrongShape(path, "text", value);
+  if (typeof value === "string" && value.length <= NAME_LENGTH_MAX) return value;
+  throw wrongShape(path, typeof value === "string" ? `a name of up to ${NAME_LENGTH_MAX} characters` : "text", value);
 }
 
 function asInteger(value: JsonValue | undefined, path: string): number {

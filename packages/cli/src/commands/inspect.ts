@@ -1,169 +1,156 @@
 /**
- * `multifd inspect`: what is inside a device file or a recorded main channel.
+ * `multifd inspect`: what is inside a device file or a recorded main channel, down to each field.
  *
- * Reads the stream as a destination would, every byte accounted for, so a file
- * that passes is whole; nothing is loaded. The result is the command's output and
- * goes to stdout, for people or as one JSON object.
+ * Reads the stream as a destination would; nothing is loaded. The result is the command's output and
+ * goes to stdout, for people or as one JSON object. Exit status 0 says that every byte was
+ * accounted for, or, with `--diff`, that nothing differs; 1 says that it was not so.
  */
-import { createReadStream } from "node:fs";
-import {
-  ChunkSource,
-  type DeviceSection,
-  decodeMainStream,
-  formatUuid,
-  type MainEvent,
-  MigrationError,
-  parseVmDescription,
-  placeError,
-  SystemError,
-  walkDeviceSections,
-} from "@multifd/protocol";
+import { ConfigError, type DecodedDevice, MigrationError, ProtocolError } from "@multifd/protocol";
 import type { Command } from "commander";
-import { formatBytes } from "../quantities.js";
+import { differences } from "../inspect/difference.js";
+import { differenceText } from "../inspect/difference-text.js";
+import { type Inspection, inspectFile } from "../inspect/inspection.js";
+import { deviceJson, inspectionJson, type Json } from "../inspect/inspection-json.js";
+import { inspectionText } from "../inspect/inspection-text.js";
+import { ramFile, wholeNumber } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
 
-type Inspection = {
-  machineType: string;
-  pageBytes: number;
-  capabilities: readonly string[];
-  uuid: string | null;
-  blocks: { name: string; lengthBytes: number; pages: number; zeroPages: number }[];
-  commands: string[];
-  flushes: number;
-  sections: readonly DeviceSection[];
-  deviceBytes: number;
+type InspectFlags = {
+  readonly json?: boolean;
+  readonly diff?: boolean;
+  readonly ram?: ReadonlyMap<string, string>;
+  readonly device?: string;
+  readonly depth: number;
 };
 
+const NO_RAM_FILES: ReadonlyMap<string, string> = new Map();
+const DEPTH_DEFAULT = 64;
+
 const EXAMPLE = `
-Example:
-  multifd inspect vm.devices`;
+Examples:
+  multifd inspect vm.devices --depth 0
+  multifd inspect vm.devices --ram pc.ram=/dev/shm/vm.ram --device e1000
+  multifd inspect --diff monday.devices tuesday.devices
+
+Exit status: 0 every byte is accounted for, or nothing differs; 1 otherwise; 2 wrong usage.`;
 
 export function addInspectCommand(program: Command, context: CommandContext): void {
   program
     .command("inspect")
     .summary("show what is inside a device file or a recorded main channel")
-    .description("Shows machine type, RAM blocks and device sections of a device file or a recorded main channel.")
+    .description(
+      "Shows what a device file or a recorded main channel holds: machine type, RAM blocks, and every device down to its fields.",
+    )
     .argument("<path>", "the file")
+    .argument("[other]", "with --diff, the file to compare it with")
+    .option("--diff", "show what differs between two files")
+    .option("--ram <BLOCK=PATH>", "file of a RAM block, to look into it as well (repeatable)", ramFile)
+    .option("--device <TEXT>", "only devices with this in their name")
+    .option("--depth <N>", "levels of fields to show; 0 lists the devices alone", wholeNumber(0, 64), DEPTH_DEFAULT)
     .option("--json", "print one JSON object")
     .addHelpText("after", EXAMPLE)
-    .action(async (path: string, flags: { readonly json?: boolean }) => {
-      const { terminal } = context;
-      try {
-        const inspection = await inspectFile(path);
-        terminal.out(flags.json ? `${JSON.stringify(inspection)}\n` : describe(inspection));
-      } catch (error) {
-        if (!(error instanceof MigrationError)) throw error;
-        context.exitCode = 1;
-        if (flags.json)
-          terminal.out(`${JSON.stringify({ event: "failed", code: error.code, message: error.message })}\n`);
-        terminal.err(`failed: ${error.message} [${error.code}]\n`);
-      }
+    .action(async (path: string, other: string | undefined, flags: InspectFlags, command: Command) => {
+      const isDiff = flags.diff === true;
+      if (isDiff !== (other !== undefined)) command.error("error: --diff takes two files, and only --diff does");
+      if (isDiff && flags.ram !== undefined) command.error("error: --diff does not compare RAM: leave --ram out");
+      const report = new Report(context, flags);
+      await report.run(() => (other === undefined ? report.show(path) : report.compare(path, other)));
     });
 }
 
-/**
- * Reads a whole stream.
- *
- * @throws {MigrationError} where it is not whole, naming the byte; {SystemError} where the file cannot be read.
- */
-export async function inspectFile(path: string): Promise<Inspection> {
-  const inspection: Inspection = {
-    machineType: "",
-    pageBytes: 0,
-    capabilities: [],
-    uuid: null,
-    blocks: [],
-    commands: [],
-    flushes: 0,
-    sections: [],
-    deviceBytes: 0,
-  };
-  try {
-    for await (const event of decodeMainStream(new ChunkSource(createReadStream(path)))) note(inspection, event);
-  } catch (cause) {
-    if (cause instanceof MigrationError) throw placeError(cause, path);
-    const { code, message } = cause as NodeJS.ErrnoException;
-    if (code === undefined) throw cause;
-    throw new SystemError(`SYSTEM_${code}`, `${path}: ${message}`, { cause });
+/** What could be read of a file. */
+type Read = { readonly head: Record<string, Json>; readonly devices: readonly DecodedDevice[] };
+
+class Report {
+  readonly #context: CommandContext;
+  readonly #flags: InspectFlags;
+
+  constructor(context: CommandContext, flags: InspectFlags) {
+    this.#context = context;
+    this.#flags = flags;
   }
+
+  async run(action: () => Promise<void>): Promise<void> {
+    try {
+      await action();
+    } catch (error) {
+      if (!(error instanceof MigrationError)) throw error;
+      this.#fail(error, {});
+    }
+  }
+
+  async show(path: string): Promise<void> {
+    const { ram = NO_RAM_FILES, json, depth } = this.#flags;
+    const inspection = await inspectFile(path, ram);
+    const devices = this.#wanted(inspection);
+    const failure = inspection.failure ?? unaccountedFailure(inspection);
+    // A file that is no stream at all has nothing to be told of.
+    if (!json && inspection.machineType !== "")
+      for (const text of inspectionText(inspection, devices, depth)) this.#context.terminal.out(text);
+    if (failure !== null) this.#fail(failure, { head: inspectionJson(inspection), devices });
+    else if (json) this.#say({ event: "completed", ...inspectionJson(inspection) }, devices);
+  }
+
+  async compare(path: string, other: string): Promise<void> {
+    const [a, b] = [await inspectWhole(path), await inspectWhole(other)];
+    const [left, right] = [this.#named(a), this.#named(b)];
+    if (left.length + right.length === 0) this.#wanted(a);
+    const found = differences({ ...a, devices: left }, { ...b, devices: right });
+    if (found.length > 0) this.#context.exitCode = 1;
+    if (!this.#flags.json) {
+      this.#context.terminal.out(differenceText(found));
+      return;
+    }
+    const told = found.map(({ what, path, a, b }) => ({ what, path, a: a?.json ?? null, b: b?.json ?? null }));
+    this.#say({ event: "completed", a: path, b: other, same: found.length === 0, differences: told });
+  }
+
+  /** @throws {ConfigError} DEVICE_UNKNOWN, where none bears the name that was asked for. */
+  #wanted(inspection: Inspection): readonly DecodedDevice[] {
+    const { devices, failure, path } = inspection;
+    const { device } = this.#flags;
+    const wanted = this.#named(inspection);
+    if (device === undefined || wanted.length > 0 || failure !== null) return wanted;
+    const known = devices.map(({ name }) => name).join(", ") || "none";
+    throw new ConfigError("DEVICE_UNKNOWN", `${path} has no device with "${device}" in its name; there are ${known}`);
+  }
+
+  #named({ devices }: Inspection): readonly DecodedDevice[] {
+    const { device } = this.#flags;
+    return device === undefined ? devices : devices.filter(({ name }) => name.includes(device));
+  }
+
+  /** @param read  What could be read all the same; goes with the failure. */
+  #fail({ code, message }: MigrationError, read: Partial<Read>): void {
+    this.#context.exitCode = 1;
+    if (this.#flags.json) this.#say({ event: "failed", code, message, ...read.head }, read.devices);
+    this.#context.terminal.err(`failed: ${message} [${code}]\n`);
+  }
+
+  /** One JSON object; its last member, the devices, comes piece by piece. */
+  #say(head: Record<string, Json>, devices?: readonly DecodedDevice[]): void {
+    const { out } = this.#context.terminal;
+    const text = JSON.stringify(head);
+    if (devices === undefined) {
+      out(`${text}\n`);
+      return;
+    }
+    out(`${text.slice(0, -1)},"devices":[`);
+    for (const [i, device] of devices.entries()) out(`${i === 0 ? "" : ","}${JSON.stringify(deviceJson(device))}`);
+    out("]}\n");
+  }
+}
+
+async function inspectWhole(path: string): Promise<Inspection> {
+  const inspection = await inspectFile(path, NO_RAM_FILES);
+  if (inspection.failure !== null) throw inspection.failure;
   return inspection;
 }
 
-function note(inspection: Inspection, event: MainEvent): void {
-  const block = (name: string) => inspection.blocks.find((known) => known.name === name)!;
-  switch (event.kind) {
-    case "configuration":
-      inspection.machineType = event.machineType;
-      inspection.pageBytes = event.pageBytes;
-      inspection.capabilities = event.capabilities;
-      inspection.uuid = event.uuid && formatUuid(event.uuid);
-      break;
-    case "ram-blocks":
-      inspection.blocks = event.blocks.map(({ name, lengthBytes }) => ({ name, lengthBytes, pages: 0, zeroPages: 0 }));
-      break;
-    case "zero-pages":
-      block(event.block).zeroPages += event.pages.length;
-      break;
-    case "page":
-      block(event.block).pages++;
-      break;
-    case "command":
-      inspection.commands.push(event.name);
-      break;
-    case "flush":
-      inspection.flushes++;
-      break;
-    case "section-end":
-      break;
-    case "devices":
-      inspection.sections = walkDeviceSections(event.bytes, parseVmDescription(event.description)).sections;
-      inspection.deviceBytes = event.bytes.length;
-      break;
-  }
-}
-
-function describe(inspection: Inspection): string {
-  const { blocks, sections } = inspection;
-  const lines = [
-    `machine type   ${inspection.machineType}`,
-    `page size      ${inspection.pageBytes} bytes`,
-    `capabilities   ${inspection.capabilities.join(", ") || "none"}`,
-    `UUID           ${inspection.uuid ?? "not sent"}`,
-    `commands       ${inspection.commands.join(", ") || "none"}`,
-    "",
-    `${blocks.length} RAM blocks`,
-    ...table(
-      ["name", "size", "pages here", "zero pages here"],
-      blocks.map(({ name, lengthBytes, pages, zeroPages }) => [
-        name,
-        formatBytes(lengthBytes),
-        `${pages}`,
-        `${zeroPages}`,
-      ]),
-    ),
-    "",
-    `${sections.length} device sections, ${formatBytes(inspection.deviceBytes)} with their description`,
-    ...table(
-      ["name", "instance", "version", "bytes"],
-      sections.map(({ name, instanceId, version, lengthBytes }) => [
-        name,
-        `${instanceId}`,
-        `${version}`,
-        `${lengthBytes}`,
-      ]),
-    ),
-  ];
-  return `${lines.join("\n")}\n`;
-}
-
-/** Columns as wide as their widest cell: the first to the left, numbers to the right. */
-function table(heads: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  if (rows.length === 0) return [];
-  const all = [heads, ...rows];
-  const widths = heads.map((_, column) => Math.max(...all.map((row) => row[column]!.length)));
-  return all.map((row) =>
-    row
-      .map((cell, column) => (column === 0 ? `  ${cell.padEnd(widths[0]!)}` : cell.padStart(widths[column]! + 2)))
-      .join(""),
-  );
+function unaccountedFailure({ path, unaccounted }: Inspection): MigrationError | null {
+  const [first] = unaccounted;
+  if (first === undefined) return null;
+  const bytes = unaccounted.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+  const message = `${path}: ${bytes} bytes are not accounted for, the first at byte ${first.at}: ${first.reason}`;
+  return new ProtocolError("BYTES_UNACCOUNTED", message);
 }
