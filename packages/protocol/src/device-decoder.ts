@@ -11,7 +11,7 @@ import { ByteWriter } from "./byte-writer.js";
 import { DeviceWalk } from "./device-sections.js";
 import type { DecodedDevice, DecodedDevices, DecodedState, Unaccounted } from "./device-tree.js";
 import { ProtocolError } from "./errors.js";
-import { SECTION_EOF, SECTION_FOOTER, SECTION_FULL } from "./main-stream.js";
+import { SECTION_EOF, SECTION_FULL } from "./main-stream.js";
 import { TREE_NODES_MAX, type TreeBudget, TreeBuilder } from "./tree-builder.js";
 import type { DeviceDescription, StateDescription, VmDescription } from "./vm-description.js";
 
@@ -114,13 +114,14 @@ class DeviceDecoder {
     });
   }
 
-  /** Where a section's footer lies, found by what is due behind it; null if nowhere. */
+  /** Where a section's footer is due, found by the header behind it (the footer itself may be what is damaged); null if nowhere. */
   #findEnd(from: number, next: DeviceDescription | undefined): number | null {
     const bytes = this.#bytes;
-    for (let at = bytes.indexOf(SECTION_FOOTER, from); at >= 0; at = bytes.indexOf(SECTION_FOOTER, at + 1)) {
-      const behind = at + FOOTER_BYTES;
-      if (next === undefined ? behind === bytes.length - 1 : isHeaderOf(bytes, behind, next)) return at;
-    }
+    const eofAt = bytes.length - 1;
+    if (next === undefined) return eofAt - FOOTER_BYTES >= from ? eofAt - FOOTER_BYTES : null;
+    const first = from + FOOTER_BYTES;
+    for (let at = bytes.indexOf(SECTION_FULL, first); at >= 0; at = bytes.indexOf(SECTION_FULL, at + 1))
+      if (isHeaderOf(bytes, at, next)) return at - FOOTER_BYTES;
     return null;
   }
 
@@ -149,9 +150,9 @@ function emptyState({ name, version }: StateDescription, at: number): DecodedSta
   return { name, version, at, lengthBytes: 0, fields: [], subsections: [] };
 }
 
+/** Whether what lies behind a FULL section's type byte is that device's header. */
 function isHeaderOf(bytes: Uint8Array, at: number, device: DeviceDescription): boolean {
   const { name, instanceId, state } = device;
-  if (bytes[at] !== SECTION_FULL) return false;
   const due = new ByteWriter().name(name).u32(instanceId);
   if ("version" in state) due.u32(state.version);
   return due.finish().every((byte, i) => bytes[at + SECTION_ID_BYTES + i] === byte);
