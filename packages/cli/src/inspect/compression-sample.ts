@@ -43,7 +43,7 @@ export class PageCompressor {
       closeDescriptor(descriptor);
     }
     const { address, lengthBytes } = this.#mapping;
-    this.#packet.target(BigInt(address), BigInt(lengthBytes), -1);
+    this.#packet.readFromMapping(BigInt(address), BigInt(lengthBytes));
     this.#packet.pageBytes = pageBytes;
     this.#packet.codec = createCompressor("zstd", LEVEL);
   }
