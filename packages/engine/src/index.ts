@@ -1,4 +1,5 @@
 export { BitmapTracker } from "./bitmap-tracker.js";
+export { CombinedTracker } from "./combined-tracker.js";
 export { type DestinationJob, runDestination } from "./destination.js";
 export type { EventSink, MigrationEvent, MigrationResult, MigrationTotals } from "./events.js";
 export type {

@@ -88,10 +88,10 @@ export class AttachedDevice {
 
   /** Stops every ring. When this resolves the back-end writes no guest memory. */
   async suspend(): Promise<void> {
+    this.#isRunning = false;
     const bases: number[] = [];
     for (const { index } of this.guest.rings) bases.push(await this.frontEnd.takeRingBase(index));
     this.#bases = bases;
-    this.#isRunning = false;
   }
 
   /** Starts every ring where it stopped. */

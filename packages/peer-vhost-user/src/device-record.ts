@@ -38,6 +38,11 @@ export type DeviceRecord = {
   readonly state: Uint8Array;
 };
 
+/** Under what a device's record travels. */
+export function recordName(device: string): string {
+  return `vhost-user/${device}`;
+}
+
 /** The record's bytes ahead of the state. The device must be suspended. */
 export function encodeRecordHead(device: AttachedDevice): Uint8Array {
   const { features, rings } = device.guest;

@@ -13,12 +13,14 @@ export {
 export { BackEnd, type BackEndEvent } from "./back-end.js";
 export type { BackEndDevice } from "./back-end-device.js";
 export type { SessionEvent } from "./back-end-session.js";
+export { DestinationWithBackEnds, type WaitingBackEnd } from "./destination-with-back-ends.js";
 export type { Chain, DeviceQueue } from "./device-queue.js";
-export { type DeviceRecord, decodeRecord, encodeRecordHead } from "./device-record.js";
+export { type DeviceRecord, decodeRecord, encodeRecordHead, recordName } from "./device-record.js";
 export { DirtyLog, LOG_PAGE_BYTES, logBytes } from "./dirty-log.js";
 export { deviceFeature, featureSet, hasBit, nameProtocolFeatures, protocolFeature } from "./features.js";
 export { FrontEnd, type FrontEndTerms, type Inflight } from "./front-end.js";
 export { type GuestRun, LogTracker } from "./log-tracker.js";
 export type { MemoryRegion } from "./memory-table.js";
 export { RngDevice } from "./rng-device.js";
+export { SourceWithBackEnds } from "./source-with-back-ends.js";
 export { DEFAULT_STATE_TERMS, loadState, type StateTerms, saveState } from "./state-transfer.js";

@@ -66,6 +66,13 @@ export class ReceivingGuest implements DestinationGuest {
     return bytes;
   }
 
+  /** The file of its only RAM block, the caller's from here on. */
+  takeDescriptor(): number {
+    const [placement] = this.#placements;
+    this.#placements = [];
+    return placement!.descriptor;
+  }
+
   close(): void {
     for (const { descriptor } of this.#placements) closeDescriptor(descriptor);
     this.#placements = [];

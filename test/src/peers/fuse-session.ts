@@ -26,6 +26,13 @@ export class FuseSession {
     this.#at = at;
   }
 
+  /** The same session on another host: its memory and its ring have moved. */
+  moveTo(memory: GuestMemory, queue: DriverQueue): FuseSession {
+    const moved = new FuseSession(memory, queue, this.#at);
+    moved.#unique = this.#unique;
+    return moved;
+  }
+
   async init(): Promise<void> {
     const body = Buffer.alloc(16);
     body.writeUInt32LE(7, 0);

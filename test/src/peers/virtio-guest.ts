@@ -13,7 +13,7 @@ import type { MemoryRegion, Ring } from "@multifd/peer-vhost-user";
 const NEXT = 1;
 const WRITE = 2;
 const ANSWER_TIMEOUT_MS = 20_000;
-const POLL_MS = 1000;
+const POLL_MS = 100;
 
 /** A run of guest-physical addresses; runs follow each other in one memory file. */
 export type RamRun = { readonly guestAddress: number; readonly lengthBytes: number };
@@ -22,10 +22,14 @@ export class GuestMemory {
   readonly descriptor: number;
   readonly lengthBytes: number;
   readonly regions: readonly MemoryRegion[];
+  /** A bit per 4096-byte page of the file that was written through here: what the processors of a guest dirty. */
+  readonly written: SharedArrayBuffer;
 
-  constructor(runs: readonly RamRun[]) {
+  /** @param descriptor  A memory file that holds the runs already, owned from here on; made if left out. */
+  constructor(runs: readonly RamRun[], descriptor?: number) {
     this.lengthBytes = runs.reduce((sum, run) => sum + run.lengthBytes, 0);
-    this.descriptor = createMemfd("guest", this.lengthBytes);
+    this.descriptor = descriptor ?? createMemfd("guest", this.lengthBytes);
+    this.written = new SharedArrayBuffer(Math.ceil(this.lengthBytes / 4096 / 64) * 8);
     let offsetBytes = 0;
     this.regions = runs.map((run) => {
       const region = { ...run, descriptor: this.descriptor, offsetBytes };
@@ -41,7 +45,12 @@ export class GuestMemory {
   }
 
   write(guestAddress: number, bytes: Uint8Array): void {
-    writeSync(this.descriptor, bytes, 0, bytes.length, this.#offsetOf(guestAddress, bytes.length));
+    const offset = this.#offsetOf(guestAddress, bytes.length);
+    writeSync(this.descriptor, bytes, 0, bytes.length, offset);
+    const words = new Int32Array(this.written);
+    for (let page = offset >>> 12; page <= (offset + bytes.length - 1) >>> 12; page++) {
+      Atomics.or(words, page >>> 5, 1 << (page & 31));
+    }
   }
 
   /** The whole file. */
@@ -76,9 +85,10 @@ export class DriverQueue {
   readonly ring: Ring;
   readonly kick = createEvent();
   readonly call = createEvent();
-  readonly #memory: GuestMemory;
+  #memory: GuestMemory;
   #availableIndex = 0;
   #usedIndex = 0;
+  #hasGivenUp = false;
   #free: number[];
 
   /** @param at  Guest address of three pages: descriptors, available ring, used ring. */
@@ -92,11 +102,13 @@ export class DriverQueue {
     return { kick: this.kick, call: this.call };
   }
 
-  /** Goes on where another driver of the same rings was. */
-  adopt(other: DriverQueue): void {
-    this.#availableIndex = other.#availableIndex;
-    this.#usedIndex = other.#usedIndex;
-    this.#free = [...other.#free];
+  /** Goes on in other memory where another driver of the same ring was; the events stay its own. */
+  moveTo(memory: GuestMemory, from: DriverQueue): this {
+    this.#memory = memory;
+    this.#availableIndex = from.#availableIndex;
+    this.#usedIndex = from.#usedIndex;
+    this.#free = [...from.#free];
+    return this;
   }
 
   /** Makes a chain available and kicks. @returns its head. */
@@ -129,7 +141,8 @@ export class DriverQueue {
     for (;;) {
       takeEvent(this.call);
       if (this.#memory.read(this.ring.used + 2, 2).readUInt16LE(0) !== this.#usedIndex) break;
-      if (Date.now() > deadline) throw new Error(`ring ${this.ring.index}: the device does not answer`);
+      if (this.#hasGivenUp || Date.now() > deadline)
+        throw new Error(`ring ${this.ring.index}: the device does not answer`);
       await pollReadable([this.call], POLL_MS);
     }
     const entry = this.#memory.read(this.ring.used + 4 + 8 * (this.#usedIndex % this.ring.size), 8);
@@ -137,6 +150,11 @@ export class DriverQueue {
     const head = entry.readUInt32LE(0);
     this.#release(head);
     return { head, bytes: entry.readUInt32LE(4) };
+  }
+
+  /** Whoever waits for an answer fails within a moment. */
+  giveUp(): void {
+    this.#hasGivenUp = true;
   }
 
   close(): void {

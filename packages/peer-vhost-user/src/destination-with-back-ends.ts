@@ -1,0 +1,119 @@
+/**
+ * Destination with back-ends: hands arriving device records to back-ends that wait, and starts them with the guest.
+ *
+ *   record arrives    the back-end takes its state over, or refuses, which fails the migration
+ *   commit            memory and rings, from the record; then the guest
+ *   abandon           connections are closed: a back-end with a state loaded serves nobody else
+ *
+ * Owns the connections' end, not the guest.
+ */
+import type { DestinationGuest, DevicePart, DeviceState, RamPlacement } from "@multifd/engine";
+import type { RamBlock } from "@multifd/memory";
+import { ConfigError, ProtocolError, placeError } from "@multifd/protocol";
+import { AttachedDevice, type Ring, type RingEvents } from "./attached-device.js";
+import { type DeviceRecord, decodeRecord, recordName } from "./device-record.js";
+import type { FrontEnd } from "./front-end.js";
+import type { GuestRun } from "./log-tracker.js";
+import type { MemoryRegion } from "./memory-table.js";
+import { loadState } from "./state-transfer.js";
+
+export type WaitingBackEnd = {
+  readonly frontEnd: FrontEnd;
+  /** Event descriptors for rings of the guest that arrives; asked for once, stay the embedder's. */
+  readonly events: (rings: readonly Ring[]) => readonly RingEvents[];
+};
+
+export class DestinationWithBackEnds implements DestinationGuest {
+  readonly #guest: DestinationGuest;
+  readonly #backEnds: ReadonlyMap<string, WaitingBackEnd>;
+  readonly #runs: readonly GuestRun[];
+  readonly #records = new Map<string, DeviceRecord>();
+  readonly #devices = new Map<string, AttachedDevice>();
+  #memory: readonly MemoryRegion[] = [];
+
+  /**
+   * @param backEnds  By the names that the source uses.
+   * @param runs      Where the guest's RAM blocks lie in guest-physical memory.
+   */
+  constructor(guest: DestinationGuest, backEnds: ReadonlyMap<string, WaitingBackEnd>, runs: readonly GuestRun[]) {
+    this.#guest = guest;
+    this.#backEnds = backEnds;
+    this.#runs = runs;
+  }
+
+  /** What runs here after `commit`, by name. */
+  get devices(): ReadonlyMap<string, AttachedDevice> {
+    return this.#devices;
+  }
+
+  async placeRam(blocks: readonly RamBlock[]): Promise<readonly RamPlacement[]> {
+    const placements = await this.#guest.placeRam(blocks);
+    this.#memory = this.#runs.map(({ block, offsetBytes, guestAddress, lengthBytes }) => {
+      const placement = placements[block];
+      if (placement === undefined || offsetBytes + lengthBytes > placement.block.lengthBytes) {
+        throw new ConfigError(
+          "VHOST_GUEST_RUN",
+          `guest memory at 0x${guestAddress.toString(16)} is to be in RAM block ${block}, which the source lists otherwise; describe both sides alike`,
+        );
+      }
+      const fileOffset = (placement.filePage ?? 0) * placement.block.pageBytes;
+      return { guestAddress, lengthBytes, descriptor: placement.descriptor, offsetBytes: fileOffset + offsetBytes };
+    });
+    return placements;
+  }
+
+  /** @throws {ProtocolError} VHOST_RECORD; {ConfigError} VHOST_NOT_OFFERED; and what loading throws. */
+  async loadDeviceState(state: DeviceState): Promise<void> {
+    for (const [name, { frontEnd }] of this.#backEnds) {
+      if (state.idstr !== recordName(name)) continue;
+      try {
+        await this.#load(name, frontEnd, decodeRecord(state.bytes));
+      } catch (error) {
+        throw placeError(error, `device "${name}"`);
+      }
+      return;
+    }
+    await this.#guest.loadDeviceState(state);
+  }
+
+  loadDevices(devices: DevicePart): Promise<void> {
+    return this.#guest.loadDevices(devices);
+  }
+
+  /** @throws {ProtocolError} VHOST_RECORD_MISSING, if a back-end that waits was sent nothing. */
+  async commit(): Promise<void> {
+    for (const name of this.#backEnds.keys()) {
+      if (this.#records.has(name)) continue;
+      throw new ProtocolError(
+        "VHOST_RECORD_MISSING",
+        `device "${name}": its back-end waits here, and the source has sent nothing for it; name the same devices on both sides`,
+      );
+    }
+    for (const [name, { frontEnd, events }] of this.#backEnds) {
+      const { features, rings, bases } = this.#records.get(name)!;
+      const side = { features, memory: this.#memory, rings, events: events(rings) };
+      const device = new AttachedDevice(frontEnd, side, bases);
+      this.#devices.set(name, device);
+      await device.start();
+    }
+    await this.#guest.commit();
+  }
+
+  async abandon(): Promise<void> {
+    for (const { frontEnd } of this.#backEnds.values()) frontEnd.close();
+    await this.#guest.abandon();
+  }
+
+  async #load(name: string, frontEnd: FrontEnd, record: DeviceRecord): Promise<void> {
+    if (this.#records.has(name)) throw new ProtocolError("VHOST_RECORD", "its record came twice");
+    if (record.state.length > 0 && !frontEnd.movesState) {
+      throw new ConfigError(
+        "VHOST_NOT_OFFERED",
+        "its state came, and the back-end here takes none; start the same program as at the source",
+      );
+    }
+    if (frontEnd.movesState) await loadState(frontEnd, [record.state]);
+    // The packet's memory is the channel's; only what is needed later is kept, and it was copied.
+    this.#records.set(name, { ...record, state: new Uint8Array(0) });
+  }
+}
