@@ -56,8 +56,8 @@ export class DestinationWithBackEnds implements DestinationGuest {
           `guest memory at 0x${guestAddress.toString(16)} is to be in RAM block ${block}, which the source lists otherwise; describe both sides alike`,
         );
       }
-      const fileOffset = (placement.filePage ?? 0) * placement.block.pageBytes;
-      return { guestAddress, lengthBytes, descriptor: placement.descriptor, offsetBytes: fileOffset + offsetBytes };
+      const { descriptor, fileOffsetBytes = 0 } = placement;
+      return { guestAddress, lengthBytes, descriptor, offsetBytes: fileOffsetBytes + offsetBytes };
     });
     return placements;
   }
