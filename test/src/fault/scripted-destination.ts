@@ -70,7 +70,6 @@ export async function startScriptedDestination(path: string, script: Script): Pr
       if (isMain) {
         main = socket;
         mainBytes = bytes;
-        socket.once("close", endMain);
       }
       const limit = isMain ? script.closeAfterMainBytes : script.closeAfterChannelBytes;
       if (limit !== undefined && bytes >= limit) hangUp();
@@ -79,6 +78,9 @@ export async function startScriptedDestination(path: string, script: Script): Pr
     socket.on("end", () => {
       if (isMain) endMain();
       socket.end();
+    });
+    socket.on("close", () => {
+      if (isMain) endMain();
     });
     socket.resume();
   };

@@ -183,7 +183,8 @@ describe("a source whose destination fails", function () {
     });
 
     it("of success before the last byte: that is not believed", async () => {
-      makeGuest({ onDeviceStates: async () => destination!.shut(0) });
+      const untilHeard = () => new Promise<void>(() => destination!.shut(0));
+      makeGuest({ onDeviceStates: untilHeard });
       const script = await makeDestination({});
       const error = await failTo(script.address.path);
       assert.equal(error.code, "RETURN_PATH_EARLY");
