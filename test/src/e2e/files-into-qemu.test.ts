@@ -15,6 +15,7 @@ import {
   checkBootGuest,
   checkSerialOutput,
   createScratchDir,
+  type MigrationSetup,
   mixedImage,
   QemuProcess,
   type QemuVersion,
@@ -29,11 +30,16 @@ import { runSender, sendAll } from "./sender.js";
 
 const MIB = 2 ** 20;
 const BYTES = 32 * MIB;
-const methods: readonly Compression[] = ["none", "zlib", "zstd"];
+const ways: readonly (readonly [compression: Compression, channels: number, transport: "unix" | "tcp"])[] = [
+  ["none", 1, "unix"],
+  ["zlib", 3, "tcp"],
+  ["zstd", 8, "unix"],
+];
 const pairs: readonly (readonly [from: QemuVersion, to: QemuVersion, machine: string])[] = [
   ["7.2", "7.2", "pc"],
   ["11.1", "11.1", "pc"],
   ["7.2", "11.1", "pc-i440fx-7.2"],
+  ["11.1", "7.2", "pc-i440fx-7.2"],
 ];
 
 type VmOptions = Parameters<typeof QemuProcess.start>[0];
@@ -75,11 +81,13 @@ describe("a guest kept in files, sent on to QEMU", () => {
   };
 
   /** Has a VM wait for the guest, and returns the flags that send it there. */
-  const waitIn = async (vm: QemuProcess, compression: Compression, capabilities: Record<string, boolean> = {}) => {
-    await vm.setMigration({ channels: 3, compression, capabilities });
-    await vm.listen(`unix:${path("out")}`);
-    const flags = ["--channels", "3", "--compression", compression, "--stall-timeout", "20000"];
-    return ["--to", `unix:${path("out")}`, "--devices", path("devices"), ...flags];
+  const waitIn = async (vm: QemuProcess, setup: Partial<MigrationSetup> = {}, transport: "unix" | "tcp" = "unix") => {
+    const { channels = 2, compression = "none" } = setup;
+    await vm.setMigration({ ...setup, channels });
+    await vm.listen(transport === "unix" ? `unix:${path("out")}` : "tcp:127.0.0.1:0");
+    const to = transport === "unix" ? `unix:${path("out")}` : `tcp:127.0.0.1:${await listeningPort(vm)}`;
+    const flags = ["--channels", String(channels), "--compression", compression, "--stall-timeout", "20000"];
+    return ["--to", to, "--devices", path("devices"), ...flags];
   };
 
   /** What holds of a guest that has moved: it runs on, no page is stale, and its output has no gap. */
@@ -95,8 +103,8 @@ describe("a guest kept in files, sent on to QEMU", () => {
   };
 
   for (const [from, to, machine] of pairs) {
-    for (const compression of methods) {
-      it(`runs on: ${from} to ${to}, machine ${machine}, ${compression}`, async () => {
+    for (const [compression, channels, transport] of ways) {
+      it(`runs on: ${from} to ${to}, machine ${machine}, ${compression}, ${channels} channels, ${transport}`, async () => {
         const first = await start({ version: from, machine, bootSector, ram: "first", serial: path("serial.1") });
         await waitForSweep(path("first"), 1);
         await keep(first, { "pc.ram": path("kept") }, compression);
@@ -104,7 +112,7 @@ describe("a guest kept in files, sent on to QEMU", () => {
 
         const options = { version: to, machine, bootSector, serial: path("serial.2"), incoming: "defer" };
         const second = await start({ ...options, ram: "second" });
-        const flags = await waitIn(second, compression);
+        const flags = await waitIn(second, { compression, channels }, transport);
         const result = await sendAll(["--ram", `pc.ram=${path("kept")}`, ...flags]);
         assert.equal(result.acknowledged, true);
         assert.ok(result.zeroPages > 0);
@@ -125,7 +133,7 @@ describe("a guest kept in files, sent on to QEMU", () => {
       await waitForSweep(path("first"), 1);
       await keep(first, { "pc.ram": path("second") });
       const left = checkBootGuest(path("second"), sixteenMegabytes);
-      const flags = await waitIn(second, "none", { "x-ignore-shared": true });
+      const flags = await waitIn(second, { capabilities: { "x-ignore-shared": true } });
       const result = await sendAll(["--ram", `pc.ram=${path("second")}`, ...flags, "--ignore-shared"]);
       assert.equal(result.acknowledged, true);
       assert.ok(result.ramBytes < MIB && result.wireBytes < 2 * MIB, "only firmware and devices crossed");
@@ -141,7 +149,7 @@ describe("a guest kept in files, sent on to QEMU", () => {
     const left = checkBootGuest(path("kept"), sixteenMegabytes);
     const options = { version: "11.1", machine, bootSector, serial: path("serial.2"), incoming: "defer" } as const;
     const second = await start({ ...options, ram: "second" });
-    await sendAll(["--ram", `pc.ram=${path("kept")}`, ...(await waitIn(second, "zstd"))]);
+    await sendAll(["--ram", `pc.ram=${path("kept")}`, ...(await waitIn(second, { compression: "zstd" }))]);
     await assertGoesOn(second, path("second"), left);
   });
 
@@ -169,7 +177,7 @@ describe("a guest kept in files, sent on to QEMU", () => {
         const ram = { m0: path(`${kept}.m0`), m1: path(`${kept}.m1`) };
         await keep(first, ram);
         const left = checkBootGuest(ram.m0, sixteenMegabytes);
-        const flags = await waitIn(second, "none", { "x-ignore-shared": ignoreShared });
+        const flags = await waitIn(second, { capabilities: { "x-ignore-shared": ignoreShared } });
         const named = ["--ram", `m0=${ram.m0}`, "--ram", `m1=${ram.m1}`];
         await sendAll([...named, ...flags, ...(ignoreShared ? ["--ignore-shared"] : [])]);
         await assertGoesOn(second, path("second.m0"), left);
@@ -185,7 +193,7 @@ describe("a guest kept in files, sent on to QEMU", () => {
     const left = checkBootGuest(path("kept"), sixteenMegabytes);
     const options = { version: "11.1", bootSector, serial: path("serial.2"), incoming: "defer" } as const;
     const second = await start({ ...options, ram: "second" });
-    const flags = await waitIn(second, "none", { "return-path": false });
+    const flags = await waitIn(second, { capabilities: { "return-path": false } });
     const result = await sendAll(["--ram", `pc.ram=${path("kept")}`, ...flags, "--no-return-path"]);
     assert.equal(result.acknowledged, false);
     await assertGoesOn(second, path("second"), left);
@@ -212,7 +220,7 @@ describe("a guest kept in files, sent on to QEMU", () => {
       await keep(await vm("first", {}), { "pc.ram": path("kept") });
       // Zero pages on main are applied unseen: what the destination held before must not shine through.
       mixedImage(path("second"), BYTES, 6);
-      const flags = await waitIn(await vm("second", { incoming: "defer" }), "none");
+      const flags = await waitIn(await vm("second", { incoming: "defer" }));
       const result = await sendAll(["--ram", `pc.ram=${path("kept")}`, ...flags, ...dialect]);
       assert.equal(result.acknowledged, true);
       assertSameBytes(path("kept"), path("second"));
@@ -222,9 +230,15 @@ describe("a guest kept in files, sent on to QEMU", () => {
   it("fails where a machine type without version is an old one's, and says beforehand what to name", async () => {
     const options = { version: "7.2", machine: "microvm", paused: true } as const;
     await keep(await start({ ...options, ram: "first" }), { "pc.ram": path("kept") });
-    const flags = await waitIn(await start({ ...options, ram: "second", incoming: "defer" }), "none");
+    const flags = await waitIn(await start({ ...options, ram: "second", incoming: "defer" }));
     const { status, last, stderr } = await runSender(["--ram", `pc.ram=${path("kept")}`, ...flags]);
     assert.deepEqual([status, last.event], [1, "failed"]);
     assert.match(stderr, /"microvm" bears no version .* name --sync, --zero-pages and --switchover-start/);
   });
 });
+
+/** The port that a VM got which was told to listen on port 0. */
+async function listeningPort(vm: QemuProcess): Promise<string> {
+  const info = (await vm.execute("query-migrate")) as { "socket-address": readonly { readonly port: string }[] };
+  return info["socket-address"][0]!.port;
+}

@@ -82,11 +82,11 @@ for (const version of versions) {
       );
     });
 
-    const start = async (options: VmOptions = {}, bytes = BYTES, channels = 2) => {
+    const start = async (options: VmOptions = {}, bytes = BYTES, capabilities = {}, channels = 2) => {
       zeroImage(path("ram"), bytes);
       const memory = [{ id: "pc.ram", path: path("ram"), bytes }];
       vm = await QemuProcess.start({ version, memory, paused: true, incoming: "defer", ...options });
-      await vm.setMigration({ channels });
+      await vm.setMigration({ channels, capabilities });
       await vm.listen(`unix:${path("out")}`);
       return vm;
     };
@@ -110,6 +110,16 @@ for (const version of versions) {
 
       it("another RAM size", async () => {
         await start({}, 2 * BYTES);
+        await failTo({ code: WORD, says: /^(setting up|sending round 1, the last): / });
+      });
+
+      it("RAM that is left out for it, when it does not share any", async () => {
+        await start();
+        await failTo({ code: WORD, says: /^(setting up|sending round 1, the last): / }, ["--ignore-shared"]);
+      });
+
+      it("RAM that it was told would be left out", async () => {
+        await start({}, BYTES, { "x-ignore-shared": true });
         await failTo({ code: WORD, says: /^(setting up|sending round 1, the last): / });
       });
 
@@ -181,7 +191,7 @@ for (const version of versions) {
       });
 
       it("for want of channels that it waits for", async () => {
-        await start({}, BYTES, 4);
+        await start({}, BYTES, {}, 4);
         await failTo({ code: /^STALLED$/, says: /2000 ms while sending round 1/ });
       });
     });
