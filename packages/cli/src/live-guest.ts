@@ -6,12 +6,16 @@
  * the guest registered its own mapping, so that is asked before anything starts.
  */
 import type { Address } from "@multifd/channel";
-import { type DeviceState, type RamSource, type SourceGuest, UserfaultfdTracker } from "@multifd/engine";
+import {
+  type DeviceState,
+  type RamSource,
+  requireTracking,
+  type SourceGuest,
+  UserfaultfdTracker,
+} from "@multifd/engine";
 import type { DirtyTracker } from "@multifd/memory";
-import { probeTracking } from "@multifd/native";
 import { SystemError } from "@multifd/protocol";
 import { GuestSocket, type GuestStatus } from "./guest-socket.js";
-import { trackingRemedy } from "./tracking-remedy.js";
 
 /** The device state of a guest process: one, under this name at both ends. */
 export const GUEST_STATE = { idstr: "multifd-guest", instanceId: 0 } as const;
@@ -33,10 +37,7 @@ export class LiveGuest implements SourceGuest {
 
   /** @throws {SystemError} TRACKING_MISSING, naming the kernel feature, or the guest's own reason. */
   static async open(address: Address): Promise<LiveGuest> {
-    const kernel = probeTracking();
-    if (!kernel.ok) {
-      throw new SystemError("TRACKING_MISSING", `this kernel cannot track a guest's writes: ${trackingRemedy(kernel)}`);
-    }
+    requireTracking();
     const socket = await GuestSocket.connect(address);
     try {
       const { tracking, trackingError } = socket.description;

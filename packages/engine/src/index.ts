@@ -10,6 +10,7 @@ export type {
   RamSource,
   SourceGuest,
 } from "./guest.js";
+export { requireTracking, trackingRemedy } from "./kernel-tracking.js";
 export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
 export { type KeptBlock, partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
 export { type RelayJob, type RelayResult, runRelay } from "./relay.js";

@@ -11,14 +11,9 @@
  */
 import { closeSync, openSync } from "node:fs";
 import { DirtyBitmap, type DirtyTracker, type RamBlock } from "@multifd/memory";
-import { harvestDirty, probeTracking } from "@multifd/native";
-import { ConfigError, SystemError } from "@multifd/protocol";
-
-const KERNEL_FEATURE = {
-  userfaultfd: "userfaultfd(2); allow it (vm.unprivileged_userfaultfd, CAP_SYS_PTRACE) or run as root",
-  "write-protect-async": "userfaultfd's UFFD_FEATURE_WP_ASYNC; it came with Linux 6.7",
-  PAGEMAP_SCAN: "the PAGEMAP_SCAN ioctl; it came with Linux 6.7",
-} as const;
+import { harvestDirty } from "@multifd/native";
+import { SystemError } from "@multifd/protocol";
+import { requireTracking } from "./kernel-tracking.js";
 
 export class UserfaultfdTracker implements DirtyTracker {
   readonly name = "userfaultfd";
@@ -36,15 +31,9 @@ export class UserfaultfdTracker implements DirtyTracker {
     this.#addresses = addresses;
   }
 
-  /** @throws {ConfigError} NO_DIRTY_TRACKING, naming the kernel feature; {SystemError} when the process may not be looked at. */
+  /** @throws {SystemError} TRACKING_MISSING, naming the kernel feature, or what keeps us from looking at the process. */
   async start(blocks: readonly RamBlock[]): Promise<void> {
-    const probe = probeTracking();
-    if (!probe.ok) {
-      throw new ConfigError(
-        "NO_DIRTY_TRACKING",
-        `this kernel cannot track another process's writes (${probe.errno}): it lacks ${KERNEL_FEATURE[probe.missing]}`,
-      );
-    }
+    requireTracking();
     const path = `/proc/${this.#pid}/pagemap`;
     try {
       this.#pagemap = openSync(path, "r");

@@ -2,9 +2,9 @@
  * What this machine offers a migration: Node, the C library and its codecs, kernel features, memory.
  */
 import { accessSync, constants, readFileSync, statfsSync } from "node:fs";
+import { trackingRemedy } from "@multifd/engine";
 import { nativeFeatures, probeTracking } from "@multifd/native";
 import { formatBytes } from "../quantities.js";
-import { trackingRemedy } from "../tracking-remedy.js";
 import { type Finding, found, missing, required } from "./findings.js";
 
 const NODE_MIN = [20, 19] as const;

@@ -1,11 +1,12 @@
 /**
- * Tracking remedy: what to do where the kernel cannot track another process's writes.
+ * Kernel tracking: whether this kernel lets us see what another process writes, and what to do where not.
  *
  * Three features have to be there; each is missing for reasons of its own.
  */
-import type { probeTracking } from "@multifd/native";
+import { probeTracking, type TrackingProbe } from "@multifd/native";
+import { SystemError } from "@multifd/protocol";
 
-export type MissingTracking = Extract<ReturnType<typeof probeTracking>, { ok: false }>;
+export type MissingTracking = Extract<TrackingProbe, { ok: false }>;
 
 /** One line: the feature, the kernel's own word, the remedy. */
 export function trackingRemedy({ missing, errno }: MissingTracking): string {
@@ -17,4 +18,11 @@ export function trackingRemedy({ missing, errno }: MissingTracking): string {
     case "PAGEMAP_SCAN":
       return `PAGEMAP_SCAN: ${errno}; it came with Linux 6.7`;
   }
+}
+
+/** @throws {SystemError} TRACKING_MISSING, naming the kernel feature. */
+export function requireTracking(): void {
+  const kernel = probeTracking();
+  if (kernel.ok) return;
+  throw new SystemError("TRACKING_MISSING", `this kernel cannot track a guest's writes: ${trackingRemedy(kernel)}`);
 }
