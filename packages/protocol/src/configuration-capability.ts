@@ -3,39 +3,27 @@
  *
  * A snapshot says `mapped-ram` in its configuration and a stream must not; a
  * destination compares what is listed with its own settings. The section's other
- * bytes stay as the source wrote them.
+ * bytes stay as the source wrote them. What comes here has been decoded before.
  */
 import { ByteWriter } from "./byte-writer.js";
-import { ProtocolError } from "./errors.js";
 import { decodeText, viewOf } from "./layout.js";
-import { SECTION_SUBSECTION } from "./main-stream.js";
-
-const PAGE_BITS = "configuration/target-page-bits";
-const CAPABILITIES = "configuration/capabilities";
+import { CAPABILITIES_SUBSECTION, PAGE_BITS_SUBSECTION, putCapabilities, SECTION_SUBSECTION } from "./main-stream.js";
 
 /** Lists a capability; a configuration that has it already comes back as it is. */
-export function withCapability(configuration: Uint8Array, capability: string): Uint8Array {
+export function addCapability(configuration: Uint8Array, capability: string): Uint8Array {
   return relist(configuration, (listed) => (listed.includes(capability) ? listed : [...listed, capability]));
 }
 
 /** Unlists a capability; without any left the subsection goes, too. */
-export function withoutCapability(configuration: Uint8Array, capability: string): Uint8Array {
+export function dropCapability(configuration: Uint8Array, capability: string): Uint8Array {
   return relist(configuration, (listed) => listed.filter((name) => name !== capability));
 }
 
-/** @param configuration  Has been decoded before: what a damaged one throws is only a safeguard. */
 function relist(configuration: Uint8Array, change: (listed: readonly string[]) => readonly string[]): Uint8Array {
-  try {
-    const { from, to, listed } = findCapabilities(configuration);
-    const capabilities = change(listed);
-    const out = new ByteWriter().bytes(configuration.subarray(0, from));
-    if (capabilities.length > 0) out.u8(SECTION_SUBSECTION).name(CAPABILITIES).u32(1).u32(capabilities.length);
-    for (const name of capabilities) out.name(name);
-    return out.bytes(configuration.subarray(to)).finish();
-  } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause;
-    throw new ProtocolError("STREAM_CONFIGURATION", "the configuration section is cut short", { cause });
-  }
+  const { from, to, listed } = findCapabilities(configuration);
+  const out = new ByteWriter().bytes(configuration.subarray(0, from));
+  putCapabilities(out, change(listed));
+  return out.bytes(configuration.subarray(to)).finish();
 }
 
 /** Where the capabilities stand, or would: behind the page bits and before the UUID. */
@@ -47,10 +35,10 @@ function findCapabilities(configuration: Uint8Array): { from: number; to: number
   const bodyOf = (at: number, title: string) => at + 2 + title.length + 4;
 
   let from = 5 + view.getUint32(1);
-  if (isAt(from, PAGE_BITS)) from = bodyOf(from, PAGE_BITS) + 4;
+  if (isAt(from, PAGE_BITS_SUBSECTION)) from = bodyOf(from, PAGE_BITS_SUBSECTION) + 4;
   const listed: string[] = [];
-  if (!isAt(from, CAPABILITIES)) return { from, to: from, listed };
-  let to = bodyOf(from, CAPABILITIES) + 4;
+  if (!isAt(from, CAPABILITIES_SUBSECTION)) return { from, to: from, listed };
+  let to = bodyOf(from, CAPABILITIES_SUBSECTION) + 4;
   for (let left = view.getUint32(to - 4); left > 0; left--) {
     listed.push(nameAt(to));
     to += 1 + view.getUint8(to);

@@ -19,7 +19,7 @@ export {
   snapshotIndexHeader,
   snapshotTrailer,
 } from "./compressed-snapshot.js";
-export { withCapability, withoutCapability } from "./configuration-capability.js";
+export { addCapability, dropCapability } from "./configuration-capability.js";
 export { decodeDeviceSections } from "./device-decoder.js";
 export { type DeviceSection, walkDeviceSections } from "./device-sections.js";
 export {
@@ -90,7 +90,6 @@ export {
   type TailCheck,
 } from "./main-events.js";
 export {
-  addCapability,
   CAPABILITY_IGNORE_SHARED,
   CAPABILITY_MAPPED_RAM,
   emptyVmDescription,

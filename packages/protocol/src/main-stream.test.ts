@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import {
-  addCapability,
   emptyVmDescription,
   encodeCommand,
   encodeConfiguration,
@@ -100,25 +99,6 @@ describe("main stream", () => {
       encodeRamSectionEnd(1),
     );
     assert.deepEqual(ours, vector("qemu-11.1/main-ignore-shared-head.bin"));
-  });
-
-  it("gets a capability between the subsections that it has already", () => {
-    const uuid = parseUuid("01234567-89ab-cdef-0123-456789abcdef");
-    const capabilities = ["x-ignore-shared"];
-    for (const configuration of [
-      { machineType: "pc-q35-7.2" },
-      { machineType: "pc-q35-7.2", uuid },
-      { machineType: "virt-10.0", targetPageBits: 12 },
-      { machineType: "virt-10.0", targetPageBits: 12, uuid },
-    ]) {
-      const extended = addCapability(encodeConfiguration(configuration), "x-ignore-shared");
-      assert.deepEqual(extended, encodeConfiguration({ ...configuration, capabilities }));
-      assert.deepEqual(addCapability(extended, "x-ignore-shared"), extended);
-      assert.deepEqual(
-        addCapability(extended, "mapped-ram"),
-        encodeConfiguration({ ...configuration, capabilities: [...capabilities, "mapped-ram"] }),
-      );
-    }
   });
 
   it("is decoded to what was encoded, however it is cut into chunks", async () => {

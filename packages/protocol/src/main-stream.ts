@@ -13,7 +13,7 @@
  */
 
 import { ByteWriter } from "./byte-writer.js";
-import { decodeText, encodeText, viewOf } from "./layout.js";
+import { encodeText } from "./layout.js";
 
 export const FILE_MAGIC = 0x5145564d; // "QEVM"
 export const FILE_VERSION = 3;
@@ -94,45 +94,14 @@ export function encodeConfiguration(configuration: StreamConfiguration): Uint8Ar
   const out = new ByteWriter().u8(SECTION_CONFIGURATION).u32(name.length).bytes(name);
   const subsection = (title: string): ByteWriter => out.u8(SECTION_SUBSECTION).name(title).u32(1);
   if (targetPageBits !== undefined) subsection(PAGE_BITS_SUBSECTION).u32(targetPageBits);
-  if (capabilities !== undefined && capabilities.length > 0) putCapabilities(out, capabilities);
+  if (capabilities !== undefined) putCapabilities(out, capabilities);
   if (uuid !== undefined) subsection(UUID_SUBSECTION).bytes(uuid);
   return out.finish();
 }
 
-/**
- * Adds a capability to a configuration that has been decoded before; its other subsections stay as they are.
- *
- * Subsections have one order: the capabilities stand behind the page bits and before the UUID.
- *
- * @returns The configuration itself where it lists the capability already.
- */
-export function addCapability(configuration: Uint8Array, capability: string): Uint8Array {
-  const view = viewOf(configuration);
-  const nameAt = (at: number): string =>
-    decodeText(configuration.subarray(at + 1, at + 1 + (configuration[at] ?? 0)), "configuration");
-  const isAt = (at: number, title: string): boolean =>
-    configuration[at] === SECTION_SUBSECTION && nameAt(at + 1) === title;
-  const bodyOf = (at: number, title: string): number => at + 2 + title.length + 4;
-
-  let from = 5 + view.getUint32(1); // behind section type and machine type
-  if (isAt(from, PAGE_BITS_SUBSECTION)) from = bodyOf(from, PAGE_BITS_SUBSECTION) + 4;
-  const listed: string[] = [];
-  let to = from;
-  if (isAt(from, CAPABILITIES_SUBSECTION)) {
-    const body = bodyOf(from, CAPABILITIES_SUBSECTION);
-    to = body + 4;
-    for (let left = view.getUint32(body); left > 0; left--) {
-      listed.push(nameAt(to));
-      to += 1 + configuration[to]!;
-    }
-  }
-  if (listed.includes(capability)) return configuration;
-  const out = new ByteWriter().bytes(configuration.subarray(0, from));
-  putCapabilities(out, [...listed, capability]);
-  return out.bytes(configuration.subarray(to)).finish();
-}
-
-function putCapabilities(out: ByteWriter, capabilities: readonly string[]): void {
+/** The subsection that lists capabilities; nothing where there are none. */
+export function putCapabilities(out: ByteWriter, capabilities: readonly string[]): void {
+  if (capabilities.length === 0) return;
   out.u8(SECTION_SUBSECTION).name(CAPABILITIES_SUBSECTION).u32(1).u32(capabilities.length);
   for (const capability of capabilities) out.name(capability);
 }

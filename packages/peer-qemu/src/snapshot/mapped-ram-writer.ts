@@ -20,6 +20,7 @@ import {
 } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import {
+  addCapability,
   CAPABILITY_MAPPED_RAM,
   ConfigError,
   encodeFileHeader,
@@ -30,7 +31,6 @@ import {
   type MappedRamPlace,
   mappedBitmapBytes,
   placeMappedRam,
-  withCapability,
 } from "@multifd/protocol";
 import { refuseDeviceState, withSystemError } from "./output-file.js";
 
@@ -106,7 +106,7 @@ export class MappedRamWriter implements DestinationGuest {
   /** Everything but pages and bitmaps. */
   #pieces(): FilePiece[] {
     const { ramSectionId: id, configuration, sections } = this.#devices!;
-    const head = Buffer.concat([encodeFileHeader(), withCapability(configuration, CAPABILITY_MAPPED_RAM)]);
+    const head = Buffer.concat([encodeFileHeader(), addCapability(configuration, CAPABILITY_MAPPED_RAM)]);
     const { pageBytes } = this.#blocks[0]!;
     const tail = [encodeRamSectionEnd(id), encodeRamComplete(id), encodeRamSectionEnd(id), sections];
     return [

@@ -9,10 +9,10 @@ import { describeRamBlock, type RamBlock } from "@multifd/memory";
 import {
   CAPABILITY_IGNORE_SHARED,
   CAPABILITY_MAPPED_RAM,
+  dropCapability,
   type MainEvent,
   type MappedRamPlace,
   ProtocolError,
-  withoutCapability,
 } from "@multifd/protocol";
 
 /** More RAM than any machine has; it bounds what a damaged file may claim. */
@@ -65,7 +65,7 @@ export async function readSnapshotStream(events: AsyncIterable<MainEvent>): Prom
           devices: {
             machineType,
             ramSectionId,
-            configuration: withoutCapability(bytes, CAPABILITY_MAPPED_RAM),
+            configuration: dropCapability(bytes, CAPABILITY_MAPPED_RAM),
             sections: event.bytes,
           },
           description: event.description,
