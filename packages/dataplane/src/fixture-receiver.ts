@@ -3,27 +3,32 @@
  */
 import { Socket } from "node:net";
 import { MessageChannel } from "node:worker_threads";
-import { closeDescriptor, socketPair } from "@multifd/native";
+import { closeDescriptor, createMemfd, socketPair } from "@multifd/native";
 import type { Compression } from "@multifd/protocol";
 import { PAGE, runInThread, testBlock } from "./fixture.js";
+import { createFrameLog, createPageMap } from "./frame-log.js";
 import type { ChannelResult, DeviceStateArrived } from "./messages.js";
 import { createCounters, sumCounters } from "./shared-words.js";
 import { SyncBarrier } from "./sync-barrier.js";
 
 const CHANNEL = 1;
 const CHANNELS = 2;
+/** Where block "ram" begins in a snapshot's file. */
+export const FILE_PAGE = 3;
 
 export type Options = {
   readonly compression?: Compression;
   readonly through?: "file" | "mapping" | "fresh pages";
   readonly startsZeroed?: boolean;
+  /** Where the pages go in a file of a snapshot: `struck-off` places them from page `filePage` on, `frames` appends them. */
+  readonly snapshot?: "struck-off" | "frames";
   /** Name and pages of each block; "ram" with 256 unless given. */
   readonly blocks?: readonly (readonly [string, number])[];
 };
 
 /** Starts the thread; feed it, and wait for its end. */
 export function receiving(options: Options) {
-  const { compression = "none", through = "file", startsZeroed = true, blocks = [["ram", 256]] } = options;
+  const { compression = "none", through = "file", startsZeroed = true, blocks = [["ram", 256]], snapshot } = options;
   const [near, far] = socketPair();
   const writer = new Socket({ fd: far });
   writer.on("error", () => {}); // the thread may end before it has read all
@@ -33,24 +38,30 @@ export function receiving(options: Options) {
   const { port1, port2 } = new MessageChannel();
   const states: DeviceStateArrived[] = [];
   port1.on("message", (state: DeviceStateArrived) => states.push(state));
+  const written = opened.map(({ mapping }) => writtenBits(mapping.lengthBytes / PAGE, startsZeroed));
+  const log = createFrameLog(createMemfd("test:snapshot", 0), 1);
+  const pageMaps = opened.map(({ mapping }) => createPageMap(mapping.lengthBytes / PAGE));
   const find = (name: string) => opened.find((block) => block.name === name)!;
   const task = {
     channel: CHANNEL,
     descriptor: near,
     pageBytes: PAGE,
     compression,
-    blocks: opened.map(({ name, descriptor, lengthBytes, mapping, fresh }) => ({
+    blocks: opened.map(({ name, descriptor, lengthBytes, mapping, fresh }, index) => ({
       name,
       lengthBytes,
       target: {
         lengthBytes: BigInt(lengthBytes),
-        file: through === "mapping" ? -1 : descriptor,
-        fileOffsetBytes: 0n,
+        file: through === "mapping" ? -1 : snapshot === undefined ? descriptor : log.file,
+        fileOffsetBytes: snapshot === "struck-off" ? BigInt(FILE_PAGE * PAGE) : 0n,
         address: through === "file" ? 0n : BigInt(through === "mapping" ? mapping.address : fresh.mapping.address),
         fresh: through === "fresh pages" ? fresh.descriptor : -1,
       },
-      written: writtenBits(lengthBytes / PAGE, startsZeroed),
+      written: written[index]!,
+      ...(snapshot === "struck-off" && { zeroPages: snapshot }),
+      ...(snapshot === "frames" && { pageMap: pageMaps[index]! }),
     })),
+    ...(snapshot === "frames" && { frames: log }),
     barrier: barrier.shared,
     channels: CHANNELS,
     counters,
@@ -101,9 +112,12 @@ export function receiving(options: Options) {
         totals: sumCounters(counters),
         ended: barrier.ended(CHANNEL),
         page,
+        /** Descriptor of the snapshot's file, and its accounts of block "ram". */
+        snapshot: { file: log.file, present: new Int32Array(written[0]!), pageMap: new Int32Array(pageMaps[0]!) },
         storedBytes: () => find("ram").storedBytes(),
         close: () => {
           for (const block of opened) block.close();
+          closeDescriptor(log.file);
         },
       };
     },

@@ -105,7 +105,8 @@ export class FrameReader {
     const at = due.unit * FRAME_UNIT_BYTES;
     const listMax = frameHeader.size + 4 * framePagesMax(due.pageBytes);
     const got = this.#readSome(this.#head.subarray(0, listMax), at);
-    const header = frameHeader.decode(this.#head.subarray(0, got));
+    if (got < frameHeader.size) throw cut();
+    const header = frameHeader.decode(this.#head);
     const { kind, block, pages, payloadBytes } = header;
     if (kind !== due.kind || block !== due.block) {
       const came = `it is of kind ${kind} and block ${block}, the index names kind ${due.kind} and block ${due.block}`;
@@ -125,8 +126,16 @@ export class FrameReader {
       if (page >= due.pageCount) throw damaged(`it claims page ${page} of a block of ${due.pageCount}`);
       this.#pages[i] = page;
     }
-    checkNoDuplicates(this.#pages, pages, this.#scratch);
+    this.#checkNoDuplicates(pages);
     return { pages: this.#pages.subarray(0, pages), payloadBytes, bytes: headBytes + payloadBytes };
+  }
+
+  #checkNoDuplicates(pages: number): void {
+    try {
+      checkNoDuplicates(this.#pages, pages, this.#scratch);
+    } catch (cause) {
+      throw new ProtocolError("SNAPSHOT_DAMAGED", "it names a page twice; the file is damaged", { cause });
+    }
   }
 
   /** Reads until `into` is full or the file ends. */

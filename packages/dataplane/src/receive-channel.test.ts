@@ -1,11 +1,15 @@
 /** What a receiving thread makes of a channel: QEMU's own bytes first, then honest and dishonest ones of our making. */
 import assert from "node:assert/strict";
+import { readSync } from "node:fs";
 import { constants, deflateSync, inflateSync } from "node:zlib";
 import { compress, decompress } from "@mongodb-js/zstd";
-import { ChunkSource, decodeMainStream, encodeDeviceStatePacket } from "@multifd/protocol";
+import { PacketBlock, readMemory } from "@multifd/native";
+import { ChunkSource, decodeMainStream, encodeDeviceStatePacket, FRAME_KIND } from "@multifd/protocol";
 import { assertZero, filledPage, PAGE, ramPacket, ramPackets, takeApart, vector } from "./fixture.js";
-import { receiveWire, receiving } from "./fixture-receiver.js";
+import { FILE_PAGE, receiveWire, receiving } from "./fixture-receiver.js";
+import { FrameReader } from "./frame-reader.js";
 
+const EMPTY = Buffer.alloc(0);
 const SYNC = ramPacket({ header: { flags: 1, pagesMax: 0, ramBlock: "" } });
 
 /** The RAM blocks that a recorded main channel lists, in pages. */
@@ -90,6 +94,59 @@ describe("receive channel", () => {
       const received = await channel.end();
       assertZero(received.page(2), "page 2 was cleared");
       assert.ok(received.page(3).equals(filledPage(3, 9)), "page 3 was not spoken of");
+      received.close();
+    });
+  }
+
+  for (const compression of ["none", "zstd"] as const) {
+    const packet = async (normal: readonly number[], zero: readonly number[], version: number) => {
+      const plain = Buffer.concat(normal.map((page) => filledPage(page, version)));
+      const payload = compression === "none" ? plain : await compress(plain);
+      return ramPacket({ normal, zero, payload: normal.length === 0 ? EMPTY : payload, method: compression });
+    };
+    const rounds = async () => [
+      await packet([1, 2, 9], [7, 8], 1),
+      SYNC,
+      await packet([7, 2], [9], 2),
+      SYNC,
+      await packet([], [1], 3),
+    ];
+
+    it(`places pages behind an offset of a snapshot's file, and strikes off those that become zero: ${compression}`, async () => {
+      const received = await receiveWire(Buffer.concat(await rounds()), { compression, snapshot: "struck-off" });
+      assert.deepEqual(received.result, { ok: true });
+      const { file, present } = received.snapshot;
+      assert.deepEqual([present[0], present[1]], [(1 << 2) | (1 << 7), 0]);
+      const page = Buffer.alloc(PAGE);
+      for (const index of [2, 7]) {
+        readSync(file, page, 0, PAGE, (FILE_PAGE + index) * PAGE);
+        assert.deepEqual(page, filledPage(index, 2));
+      }
+      readSync(file, page, 0, PAGE, (FILE_PAGE + 9) * PAGE);
+      assert.deepEqual(page, filledPage(9, 1), "old bytes stay: nothing is written for a zero page");
+      assert.deepEqual([received.totals.normalPages, received.totals.zeroPages], [5, 4]);
+      received.close();
+    });
+
+    it(`appends packets to a compressed snapshot, the newest frame of each page on its map: ${compression}`, async () => {
+      const received = await receiveWire(Buffer.concat(await rounds()), { compression, snapshot: "frames" });
+      assert.deepEqual(received.result, { ok: true });
+      const { file, pageMap } = received.snapshot;
+      assert.deepEqual(
+        [...pageMap.entries()].filter(([, unit]) => unit !== 0).map(([page]) => page),
+        [2, 7],
+      );
+      assert.equal(pageMap[2], pageMap[7]);
+      const reader = new FrameReader(file, new PacketBlock());
+      const due = { unit: pageMap[2]!, kind: FRAME_KIND.pages, block: 0, pageBytes: PAGE, pageCount: 256 };
+      const frame = reader.read(due);
+      assert.deepEqual([...frame.pages], [7, 2]);
+      reader.decode(due, frame);
+      const page = Buffer.alloc(PAGE);
+      readMemory(reader.window.mapping, PAGE, page);
+      assert.deepEqual(page, filledPage(2, 2));
+      assert.deepEqual([received.totals.normalPages, received.totals.zeroPages], [5, 4]);
+      reader.free();
       received.close();
     });
   }

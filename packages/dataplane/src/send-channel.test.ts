@@ -1,11 +1,14 @@
 /** What a sending thread writes, taken apart by layout and decoded by codecs that are not ours. */
 import assert from "node:assert/strict";
+import { readSync } from "node:fs";
 import { Socket } from "node:net";
 import { constants, inflateSync } from "node:zlib";
 import { decompress } from "@mongodb-js/zstd";
-import { closeDescriptor, shutdownSending, socketPair } from "@multifd/native";
+import { closeDescriptor, createMemfd, shutdownSending, socketPair, writeMemory } from "@multifd/native";
 import { DeviceStage } from "./device-stage.js";
 import { assertZero, filledPage, ramPackets, runInThread, type TestBlock, takeApart, testBlock } from "./fixture.js";
+import { createFrameLog, createPageMap, frameLogEnd } from "./frame-log.js";
+import { FrameWriter } from "./frame-writer.js";
 import type { ChannelResult } from "./messages.js";
 import { PACKET_KIND, PacketRing } from "./packet-ring.js";
 import { createCounters, sumCounters } from "./shared-words.js";
@@ -57,7 +60,10 @@ describe("send channel", () => {
   }
 
   /** Runs channel 3 to its end; answers with how it ended and all that it wrote. */
-  async function send(compression: "none" | "zlib" | "zstd"): Promise<{ result: ChannelResult; wire: Buffer }> {
+  async function send(
+    compression: "none" | "zlib" | "zstd",
+    frames?: { readonly file: number; readonly pageMap: SharedArrayBuffer },
+  ): Promise<{ result: ChannelResult; wire: Buffer }> {
     const [near, far] = socketPair();
     const reader = new Socket({ fd: far });
     const arrived = reader.toArray();
@@ -69,7 +75,10 @@ describe("send channel", () => {
         pageBytes: 4096,
         compression,
         level: 1,
-        blocks: sendBlocks(),
+        blocks: sendBlocks().map((block, index) =>
+          frames && index === 0 ? { ...block, pageMap: frames.pageMap } : block,
+        ),
+        ...(frames && { frames: frames.file }),
         ring: ring.shared,
         stage: stage.shared,
         counters,
@@ -191,6 +200,83 @@ describe("send channel", () => {
         [1, 0],
       ],
     );
+  });
+
+  it("announces pages as zeros that it is told are zeros, whatever is in their places", async () => {
+    ring.openRound();
+    publish(PACKET_KIND.zeroPages, 0, [1, 2, 4]);
+    ring.closeRound();
+    ring.stop("end");
+    const [packet] = ramPackets(takeApart((await send("none")).wire, "none"));
+    assert.deepEqual([packet!.normalPages, packet!.zeroPages, packet!.pages], [0, 3, [1, 2, 4]]);
+    assert.deepEqual(sumCounters(counters).zeroPages, 3);
+  });
+
+  describe("out of a compressed snapshot", () => {
+    const whole = [5, 0, 9, 11];
+    const partly = [1, 9, 199];
+    let frames: { readonly file: number; readonly pageMap: SharedArrayBuffer };
+    let units: number[];
+    beforeEach(() => {
+      const log = createFrameLog(createMemfd("test:snapshot", 0), 1);
+      const pageMap = createPageMap(200);
+      const writer = new FrameWriter(log);
+      const append = (pages: readonly number[], version: number) => {
+        const unit = frameLogEnd(log);
+        writeMemory(writer.window.mapping, 0, Buffer.concat(pages.map((page) => filledPage(page, version))));
+        writer.writePages(0, Uint32Array.from(pages), pages.length, 4096, new Int32Array(pageMap));
+        return unit;
+      };
+      units = [append(partly, 1), append(whole, 2)];
+      writer.free();
+      frames = { file: log.file, pageMap };
+    });
+    afterEach(() => closeDescriptor(frames.file));
+
+    /** Sends both frames. */
+    async function sendFrames(compression: "none" | "zlib" | "zstd", live: readonly [number, number] = [2, 4]) {
+      ring.openRound();
+      for (const [index, unit] of units.entries()) publish(PACKET_KIND.frame, 0, [unit, live[index]!]);
+      ring.closeRound();
+      ring.stop("end");
+      return send(compression, frames);
+    }
+
+    for (const method of ["none", "zlib", "zstd"] as const) {
+      it(`sends a frame as a packet, without the pages that a newer frame has: ${method}`, async () => {
+        const { result, wire } = await sendFrames(method);
+        assert.deepEqual(result, { ok: true });
+        const packets = ramPackets(takeApart(wire, method)).slice(0, 2);
+        assert.deepEqual(
+          packets.map(({ pages, zeroPages }) => [pages, zeroPages]),
+          [
+            [[1, 199], 0],
+            [whole, 0],
+          ],
+        );
+        const plain = await decodeAll(
+          method,
+          packets.map(({ payload }) => payload),
+        );
+        assert.deepEqual(plain[0], Buffer.concat([1, 199].map((page) => filledPage(page, 1))));
+        assert.deepEqual(plain[1], Buffer.concat(whole.map((page) => filledPage(page, 2))));
+      });
+    }
+
+    it("sends a whole frame's own bytes where packets are zstd", async () => {
+      const { wire } = await sendFrames("zstd");
+      const { payload } = ramPackets(takeApart(wire, "zstd"))[1]!;
+      const file = Buffer.alloc(payload.length);
+      readSync(frames.file, file, 0, file.length, units[1]! * 4096 + 32 + 4 * whole.length);
+      assert.deepEqual(file, payload);
+    });
+
+    it("ends with SNAPSHOT_DAMAGED, naming the frame, where the index names other pages than are in it", async () => {
+      const { result } = await sendFrames("none", [3, 4]);
+      assert.ok(!result.ok);
+      assert.equal(result.error.code, "SNAPSHOT_DAMAGED");
+      assert.match(result.error.message, /^channel 3: frame at byte 4096: the index names 3 pages in it, it has 2/);
+    });
   });
 
   it("writes a device's state as it was put into the stage", async () => {
