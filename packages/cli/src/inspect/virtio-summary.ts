@@ -3,7 +3,7 @@
  *
  * It brings together what lies in several places of the section: features by name, each queue with its
  * rings and how far it has got, the state of a vhost-user back-end. It also says whether a
- * destination could run with it. Plain values, for text and for JSON alike: bytes are hexadecimal text,
+ * destination could run with it. Json values, for text and for JSON alike: bytes are hexadecimal text,
  * an integer that a double cannot hold is a decimal text.
  */
 import {
@@ -21,9 +21,7 @@ import {
   type VirtioDevice,
   virtioRings,
 } from "@multifd/protocol";
-
-/** A value as JSON has it. */
-type Plain = null | boolean | number | string | readonly Plain[] | { readonly [key: string]: Plain };
+import type { Json } from "./inspection-json.js";
 
 export type QueueSummary = {
   readonly queue: number;
@@ -33,17 +31,17 @@ export type QueueSummary = {
   readonly vector: number | null;
   readonly lastAvailableIndex: number;
   /** Guest addresses; null of a queue that the guest has not set up. */
-  readonly descriptors: Plain;
-  readonly available: Plain;
-  readonly used: Plain;
+  readonly descriptors: Json;
+  readonly available: Json;
+  readonly used: Json;
   /** Indexes of a packed ring; null of a split one. */
-  readonly packed: Plain;
+  readonly packed: Json;
 };
 
 export type VirtioSummary = {
   readonly type: string;
   readonly status: readonly string[];
-  readonly features: Plain;
+  readonly features: Json;
   readonly featureNames: readonly string[];
   /** Null unless the guest's byte order is unusual for its device. */
   readonly endianness: string | null;
@@ -57,9 +55,9 @@ export type VirtioSummary = {
   readonly msixVectors: number | null;
   readonly queues: readonly QueueSummary[];
   /** What the type saves of its own. */
-  readonly own: { readonly [key: string]: Plain };
+  readonly own: { readonly [key: string]: Json };
   readonly backendState: string | null;
-  readonly inflight: Plain;
+  readonly inflight: Json;
   /** What a destination would refuse first; null if nothing. */
   readonly refusal: Refusal | null;
 };
@@ -163,7 +161,7 @@ function macText(mac: Uint8Array): string {
   return hex(mac).replace(/..(?!$)/g, "$&:");
 }
 
-function members(values: object): { readonly [key: string]: Plain } {
+function members(values: object): { readonly [key: string]: Json } {
   return Object.fromEntries(Object.entries(values).map(([key, value]) => [key, plain(value)]));
 }
 
@@ -181,7 +179,7 @@ function refusalOf(error: unknown): Refusal {
   return { code: error.code, message: error.message };
 }
 
-function plain(value: unknown): Plain {
+function plain(value: unknown): Json {
   if (typeof value === "bigint") return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value.toString();
   if (value instanceof Uint8Array) return hex(value);
   if (Array.isArray(value)) return value.map(plain);

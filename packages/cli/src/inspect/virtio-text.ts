@@ -7,15 +7,15 @@
 import type { QueueSummary, summarizeVirtio } from "./virtio-summary.js";
 
 const INDENT = "  ";
+const HEAD = "decoded as";
 const BYTES_TEXT_MAX = 64;
 
-/** Lines below the device's head line. */
+/** Lines of a device, the first of them their head. */
 export function virtioLines(summary: NonNullable<ReturnType<typeof summarizeVirtio>>): string[] {
-  if (!("type" in summary)) return [`${INDENT}not decoded: ${summary.refusal.message} [${summary.refusal.code}]`];
+  if (!("type" in summary)) return [`not decoded as virtio: ${summary.refusal.message} [${summary.refusal.code}]`];
   const { status, features, featureNames, backendState, inflight, refusal, msixVectors, configuration } = summary;
   const flags = (["started", "broken", "disabled"] as const).filter((flag) => summary[flag]);
   const rows: [string, string][] = [
-    ["type", summary.type],
     ["status", [...status, ...flags].join(", ") || "reset"],
     ["features", `${featureNames.join(", ") || "none"} (0x${BigInt(features as string | number).toString(16)})`],
     ["MSI-X", msixVectors === null ? "none" : `${msixVectors} vectors`],
@@ -28,7 +28,7 @@ export function virtioLines(summary: NonNullable<ReturnType<typeof summarizeVirt
   if (inflight !== null) rows.push(["inflight", valueText(inflight)]);
   if (refusal !== null) rows.push(["a destination would refuse it", `${refusal.message} [${refusal.code}]`]);
   const width = rows.reduce((widest, [label]) => Math.max(widest, label.length), 0);
-  return rows.map(([label, text]) => `${INDENT}${label.padEnd(width)}  ${text}`);
+  return [`${HEAD} ${summary.type}`, ...rows.map(([label, text]) => `${INDENT}${label.padEnd(width)}  ${text}`)];
 }
 
 function queueRows(queues: readonly QueueSummary[]): [string, string][] {
