@@ -16,6 +16,7 @@ export function inspectionJson(inspection: Inspection): Record<string, Json> {
   const { blocks, unaccounted } = inspection;
   return {
     path: inspection.path,
+    form: inspection.form,
     fileBytes: inspection.fileBytes,
     machineType: inspection.machineType,
     pageBytes: inspection.pageBytes,

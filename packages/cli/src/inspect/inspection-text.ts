@@ -34,8 +34,15 @@ function joinLines(lines: readonly string[]): string {
   return lines.map((line) => `${line}\n`).join("");
 }
 
-function headLines({ machineType, pageBytes, capabilities, uuid, commands }: Inspection): string[] {
+const FORMS: Readonly<Record<Inspection["form"], string>> = {
+  stream: "migration stream",
+  "mapped-ram": "mapped-ram snapshot",
+  compressed: "compressed snapshot",
+};
+
+function headLines({ form, machineType, pageBytes, capabilities, uuid, commands }: Inspection): string[] {
   return [
+    `form           ${FORMS[form]}`,
     `machine type   ${machineType}`,
     `page size      ${pageBytes} bytes`,
     `capabilities   ${capabilities.join(", ") || "none"}`,
