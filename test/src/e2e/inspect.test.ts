@@ -221,13 +221,13 @@ for (const version of ["7.2", "11.1"] satisfies QemuVersion[]) {
       assert.equal(registers.a[STATUS_REGISTER]! - registers.b[STATUS_REGISTER]!, STATUS_LINK_UP);
     });
 
-    it("accounts for every byte of snapshots of both forms, and finds the same guest in them", async () => {
+    it("finds the same guest in snapshots of both forms, and every byte of its devices", async () => {
       const bytes = 64 * MIB;
       mixedImage(path("source"), bytes, 7);
       const found: Inspected[] = [];
       for (const form of ["mapped-ram", "compressed"] as const) {
         const memory = [{ id: "pc.ram", path: path("source"), bytes }];
-        const vm = await QemuProcess.start({ version, memory, paused: true, extraArgs: ["-rtc", "base=2020-01-01"] });
+        const vm = await QemuProcess.start({ version, memory, paused: true });
         vms.push(vm);
         await saveSnapshot(vm, form, path(form), { socket: path("in"), channels: 2, compression: "none" });
         const { code, out } = await inspect(path(form), "--json");
