@@ -16,12 +16,13 @@ const ROUNDS_MAX = 1_000_000;
 /** How long a source tries to reach the destination. */
 export const CONNECT_TIMEOUT_MS = 10_000;
 
-export type ChannelFlags = {
+export type SharedChannelFlags = {
   readonly channels: number;
   readonly compression: Compression;
-  readonly uuid?: Uint8Array;
   readonly stallTimeout: number;
 };
+
+export type ChannelFlags = SharedChannelFlags & { readonly uuid?: Uint8Array };
 
 export type SpeedFlags = {
   readonly level: number;
@@ -42,6 +43,16 @@ export type ConvergenceFlags = {
 
 /** Flags that must be the same at both ends, and the stall timeout, which each end has for itself. */
 export function addChannelFlags(command: Command): Command {
+  return addSharedChannelFlags(command).addOption(
+    new Option(
+      "--uuid <uuid>",
+      "the VM's, borne by every channel (default: zeros when sending, any when receiving)",
+    ).argParser(uuid),
+  );
+}
+
+/** As `addChannelFlags`, for commands that learn the UUID from the VM. */
+export function addSharedChannelFlags(command: Command): Command {
   return command
     .addOption(
       new Option("--channels <n>", "packet channels beside the main channel, the same at both ends")
@@ -52,12 +63,6 @@ export function addChannelFlags(command: Command): Command {
       new Option("--compression <method>", "none, zlib or zstd, the same at both ends")
         .argParser(compression)
         .default("none"),
-    )
-    .addOption(
-      new Option(
-        "--uuid <uuid>",
-        "the VM's, borne by every channel (default: zeros when sending, any when receiving)",
-      ).argParser(uuid),
     )
     .addOption(
       new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")

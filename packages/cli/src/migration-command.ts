@@ -16,6 +16,8 @@ import type { CommandContext } from "./terminal.js";
 export type MigrationWatch = {
   readonly onEvent: EventSink;
   readonly signal: AbortSignal;
+  /** A line on stderr for what looks wrong and yet does not end the migration. */
+  readonly warn: (text: string) => void;
 };
 
 /** Adds the flags that `runMigration` reads. */
@@ -43,7 +45,11 @@ export async function runMigration<Result extends MigrationResult>(
     if (event.event !== "completed" && event.event !== "failed") output.show(event);
   };
   try {
-    const result = await migrate({ onEvent, signal: cancellation.signal });
+    const result = await migrate({
+      onEvent,
+      signal: cancellation.signal,
+      warn: (text) => output.say(`warning: ${text}`),
+    });
     if (describe === null || flags.json === true) output.show(result);
     else context.terminal.out(describe(result));
     return result;

@@ -13,6 +13,7 @@ import { addDemoCommand } from "./commands/demo.js";
 import { addDoctorCommand } from "./commands/doctor.js";
 import { addInspectCommand } from "./commands/inspect.js";
 import { addMigrateCommand } from "./commands/migrate.js";
+import { addQemuCommand } from "./commands/qemu.js";
 import { addReceiveCommand } from "./commands/receive.js";
 import { addRelayCommand } from "./commands/relay.js";
 import { addSendCommand } from "./commands/send.js";
@@ -56,6 +57,7 @@ function buildProgram(context: CommandContext): Command {
   addRelayCommand(program, context);
   addMigrateCommand(program, context);
   addConvertCommand(program, context);
+  addQemuCommand(program, context);
   addInspectCommand(program, context);
   addDoctorCommand(program, context);
   return program;

@@ -26,6 +26,7 @@ import {
   encodeRamSectionEnd,
   encodeRamStart,
   encodeZeroPage,
+  MigrationError,
   placeError,
   SystemError,
 } from "@multifd/protocol";
@@ -105,7 +106,9 @@ export async function readDeviceFile(path: string, named: ReadonlyMap<string, nu
     return await reader.read();
   } catch (error) {
     reader.close();
-    throw placeError(error, path);
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (error instanceof MigrationError || code === undefined) throw placeError(error, path);
+    throw new SystemError(`SYSTEM_${code}`, message, { cause: error });
   } finally {
     stream.destroy(); // one left in the middle would keep its file open
   }

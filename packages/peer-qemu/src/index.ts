@@ -1,6 +1,20 @@
 export { QemuDestinationPeer } from "./destination-peer.js";
 export { type DeviceFile, readDeviceFile, writeDeviceFile } from "./device-file.js";
 export { type Dialect, dialectOf } from "./dialect.js";
+export { isOver, isUnderWay, type MigrationInfo, readMigrationInfo } from "./drive/migration-info.js";
+export { MigrationSettings, multifdSettings, type SettingsWanted } from "./drive/migration-settings.js";
+export { OutgoingMigration, type Patience } from "./drive/outgoing-migration.js";
+export { checkDestination, checkSource, compareMachines, nameQemu, type SavedMachine } from "./drive/preflight.js";
+export {
+  type QemuFacts,
+  type QemuRamBlock,
+  queryMachineTypes,
+  queryMigration,
+  queryQemu,
+  queryRunState,
+} from "./drive/qemu-facts.js";
+export { type RestoreJob, restoreVm } from "./drive/restore-vm.js";
+export { type GuestKeeper, type SaveJob, saveVm } from "./drive/save-vm.js";
 export { QmpClient, type QmpEvent } from "./qmp-client.js";
 export type { ReceptionTerms } from "./reception.js";
 export { QemuRelayPeer } from "./relay-peer.js";

@@ -38,6 +38,12 @@ const COMMAND_TIMEOUT_MS = 10_000;
 const LINE_CHARACTERS_MAX = 16 * 2 ** 20;
 /** Events kept for waits that come later; a migration raises some twenty. */
 const EVENTS_MAX = 4096;
+/** What to do about a socket that cannot be connected to, by the system's error code. */
+const CONNECT_REMEDIES: Readonly<Record<string, string>> = {
+  ENOENT: "start QEMU with -qmp unix:PATH,server=on,wait=off",
+  ECONNREFUSED: "the QEMU that made this socket has ended",
+  EACCES: "it belongs to another user",
+};
 
 export class QmpClient {
   readonly #socket: Socket;
@@ -57,9 +63,10 @@ export class QmpClient {
     this.#name = name;
     socket.setEncoding("utf8");
     socket.on("data", (text) => this.#read(String(text)));
-    socket.on("error", (cause) =>
-      this.#fail(new ChannelError("QMP_CLOSED", `${name}: ${cause.message}; see whether QEMU still runs`, { cause })),
-    );
+    socket.on("error", (cause: NodeJS.ErrnoException) => {
+      const remedy = CONNECT_REMEDIES[cause.code ?? ""] ?? "see whether QEMU still runs";
+      this.#fail(new ChannelError("QMP_CLOSED", `${name}: ${cause.message}; ${remedy}`, { cause }));
+    });
     socket.on("close", () => this.#fail(new ChannelError("QMP_CLOSED", `${name}: QEMU closed its QMP socket`)));
   }
 
@@ -77,7 +84,12 @@ export class QmpClient {
     const client = new QmpClient(socket, name);
     try {
       const greeted = await client.#watch(() => client.#greeted || null, timeoutMs);
-      if (!greeted) throw new ChannelError("QMP_TIMEOUT", `${name}: no greeting within ${timeoutMs} ms; is this QEMU?`);
+      if (!greeted) {
+        throw new ChannelError(
+          "QMP_TIMEOUT",
+          `${name}: no greeting within ${timeoutMs} ms; QEMU serves one at a time: whoever else is connected (a management tool, another command) has to leave, or give QEMU a second -qmp`,
+        );
+      }
       await client.execute("qmp_capabilities", {}, timeoutMs);
       return client;
     } catch (error) {

@@ -12,6 +12,7 @@ export {
   waitForSweep,
 } from "./boot-guest.js";
 export { FUSE_ROOT, FuseSession } from "./fuse-session.js";
+export { type CommandEvent, type CommandOutcome, MultifdProcess } from "./multifd-process.js";
 export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";
 export type { QemuOptions, RamFile } from "./qemu-command-line.js";
 export { type MigrationOutcome, type MigrationSetup, QemuProcess } from "./qemu-process.js";

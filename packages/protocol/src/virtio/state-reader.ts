@@ -63,20 +63,19 @@ export class StateReader {
     return this.#bytes.slice(at, at + count) as Uint8Array<ArrayBuffer>;
   }
 
-  /** @param which  Which of several, for messages. */
-  layout<F>(layout: Layout<F>, which = ""): ValuesOf<F> {
+  layout<F>(layout: Layout<F>): ValuesOf<F> {
     const at = this.#advance(layout.size, layout.name);
     try {
       return layout.decode(this.#view, at);
     } catch (error) {
-      throw placeError(error, `${this.device}, byte ${at}${which}`);
+      throw placeError(error, `${this.device}, byte ${at}`);
     }
   }
 
   /** @param count  Checked here against the bytes that are left, before anything is made for it. */
   array<F>(layout: Layout<F>, count: number): ValuesOf<F>[] {
     this.#need(layout.size * count, `${count} × ${layout.name}`);
-    return Array.from({ length: count }, (_, i) => this.layout(layout, `, number ${i}`));
+    return Array.from({ length: count }, () => this.layout(layout));
   }
 
   /**

@@ -1,0 +1,60 @@
+/**
+ * Driving QEMU: what the `qemu` verbs share.
+ *
+ * The flags of the channels between QEMU and us, which are set at both sides and so
+ * cannot disagree; the QMP socket, open for as long as a verb runs; and the place where
+ * QEMU and we meet: a socket in a directory of our own, unless an address is named.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Address } from "@multifd/channel";
+import { QmpClient } from "@multifd/peer-qemu";
+import { type Command, Option } from "commander";
+import { addSharedChannelFlags, addSpeedFlags, type SharedChannelFlags, type SpeedFlags } from "./channel-flags.js";
+import type { OutputFlags } from "./event-output.js";
+import { addOutputFlags } from "./migration-command.js";
+import { address } from "./option-values.js";
+
+export type DrivingFlags = SharedChannelFlags &
+  SpeedFlags &
+  OutputFlags & {
+    readonly qmp: string;
+    readonly listen?: Address;
+  };
+
+export function addQmpFlag(command: Command): Command {
+  return command.addOption(
+    new Option("--qmp <path>", "QEMU's QMP socket; nobody else may be connected to it").makeOptionMandatory(),
+  );
+}
+
+/** @param listener  Who opens the address. */
+export function addDrivingFlags(command: Command, listener: string): Command {
+  command.addOption(
+    new Option(
+      "--listen <address>",
+      `where ${listener} listens for the channels, tcp:HOST:PORT or unix:PATH (default: a socket in a private directory, which a QEMU of another user cannot reach)`,
+    ).argParser(address),
+  );
+  return addOutputFlags(addSpeedFlags(addSharedChannelFlags(command)));
+}
+
+/** Runs `drive` with QEMU's QMP socket and an address to meet at; closes and removes what it made. */
+export async function driveQemu<Result>(
+  flags: DrivingFlags,
+  drive: (qmp: QmpClient, listen: Address) => Promise<Result>,
+): Promise<Result> {
+  const qmp = await QmpClient.connect(flags.qmp);
+  try {
+    if (flags.listen) return await drive(qmp, flags.listen);
+    const folder = await mkdtemp(join(tmpdir(), "multifd-"));
+    try {
+      return await drive(qmp, { kind: "unix", path: join(folder, "channels") });
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  } finally {
+    qmp.close();
+  }
+}
