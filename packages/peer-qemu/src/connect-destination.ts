@@ -43,7 +43,7 @@ export async function connectDestination(
     for (let channel = 0; channel < terms.channels; channel++) {
       const connection = await open(terms, tls, signal);
       opened.push(connection);
-      await introduce(connection, encodeMultifdInit({ uuid, channel }));
+      await introduce(terms, connection, encodeMultifdInit({ uuid, channel }));
     }
     return { main: new MainChannel(main), channels: opened.slice(1) };
   } catch (error) {
@@ -73,10 +73,10 @@ async function open(terms: DestinationTerms, tls: TlsPump | null, signal: AbortS
   throw new ChannelError("CANCELLED", "cancelled while connecting");
 }
 
-async function introduce(channel: Channel, message: Uint8Array): Promise<void> {
+async function introduce({ address }: DestinationTerms, channel: Channel, message: Uint8Array): Promise<void> {
   try {
     sendBytes(channel.descriptor, message);
   } catch (error) {
-    throw await channel.explain(error);
+    throw placeError(await channel.explain(error), formatAddress(address));
   }
 }
