@@ -2,9 +2,11 @@
  * Test fixture: a thread that does one channel's part, for real or in miniature, and answers with what came of it.
  */
 import { parentPort, workerData } from "node:worker_threads";
-import type { ReceiveTask, SendTask } from "./messages.js";
+import type { ReceiveTask, RelayReceiveTask, RelaySendTask, SendTask } from "./messages.js";
 import { CLAIM, PacketRing } from "./packet-ring.js";
 import { runReceiveChannel } from "./receive-channel.js";
+import { runRelayReceive } from "./relay-receive.js";
+import { runRelaySend } from "./relay-send.js";
 import { runSendChannel } from "./send-channel.js";
 import { SyncBarrier } from "./sync-barrier.js";
 
@@ -12,6 +14,8 @@ import { SyncBarrier } from "./sync-barrier.js";
 export type ThreadJob =
   | { readonly kind: "send"; readonly task: SendTask }
   | { readonly kind: "receive"; readonly task: ReceiveTask }
+  | { readonly kind: "relay-receive"; readonly task: RelayReceiveTask }
+  | { readonly kind: "relay-send"; readonly task: RelaySendTask }
   | { readonly kind: "claim"; readonly ring: SharedArrayBuffer; readonly pagesMax: number }
   | {
       readonly kind: "arrive";
@@ -56,6 +60,10 @@ function run(job: ThreadJob): unknown {
       return runSendChannel(job.task);
     case "receive":
       return runReceiveChannel(job.task);
+    case "relay-receive":
+      return runRelayReceive(job.task);
+    case "relay-send":
+      return runRelaySend(job.task);
     case "claim":
       return claimAll(new PacketRing(job.pagesMax, job.ring), job.pagesMax);
     case "arrive":

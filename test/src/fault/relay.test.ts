@@ -173,13 +173,13 @@ describe("a relay", function () {
     assert.match(relay.message, /^source at unix:.*channel \d, packet/);
     assert.match(destination.code!, BROKEN);
     assert.deepEqual(heir.calls, ["placeRam", "abandon"]);
-    assertNeverPaused();
+    assertRunsOn();
   });
 
   it("refuses a source when nobody is there to pass it on to", async () => {
     const { source, relay } = await send({});
     assert.deepEqual([BROKEN.test(source.code!), relay.code], [true, "CONNECT_FAILED"]);
-    assertNeverPaused();
+    assertRunsOn();
   });
 
   describe("whose destination goes away", () => {
@@ -239,7 +239,7 @@ describe("a relay", function () {
     });
 
     it("is silent after the last byte: nobody guesses, and the guest stays paused", async () => {
-      const { source, relay } = await passTo({}, { relay: { stallTimeoutMs: 2000 } });
+      const { source, relay } = await passTo({}, { relay: { stallTimeoutMs: 5000 } });
       assert.match(relay.message, /everything was passed on.*nothing has moved/);
       assert.deepEqual([source.code, relay.code], ["ACKNOWLEDGEMENT_LOST", "ACKNOWLEDGEMENT_LOST"]);
       assertLeftPaused();
