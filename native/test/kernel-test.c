@@ -377,6 +377,46 @@ static void test_placing(void) {
   }
 }
 
+/* A payload that came over no socket: decoded, and placed behind an offset of the file; or refused whole. */
+static void test_placing_coded(void) {
+  const struct block block = make_block(), file = make_block();
+  fill_block(block);
+  struct mfd_packet *const packet = make_packet(block, -1, MAPPING);
+  const int64_t compressor = mfd_compressor_create(MFD_CODEC_ZLIB, 1);
+  int64_t decompressor = mfd_decompressor_create(MFD_CODEC_ZLIB);
+  CHECK(compressor > 0 && decompressor > 0);
+  packet->pages[0] = 1;
+  packet->pages[1] = 2;
+  packet->normal_pages = 2;
+  packet->codec = (uint32_t)compressor;
+  packet->file = block.fd;
+  CHECK(mfd_prepare(packet, 0) > 0);
+  packet->codec = (uint32_t)decompressor;
+  packet->address = 0;
+  packet->file = file.fd;
+  packet->file_offset = 7 * PAGE;
+  CHECK(mfd_place_pages(packet) == 0);
+  CHECK(memcmp(file.at + 8 * PAGE, block.at + PAGE, 2 * PAGE) == 0);
+
+  const uint32_t payload_bytes = packet->payload_bytes;
+  packet->payload_bytes = MFD_PAYLOAD_MAX + 1;
+  CHECK(mfd_place_pages(packet) == MFD_E_ARGUMENT);
+  packet->payload_bytes = 0;
+  CHECK(mfd_place_pages(packet) < 0);
+  packet->payload_bytes = payload_bytes;
+  packet->codec = (uint32_t)compressor;
+  CHECK(mfd_place_pages(packet) == MFD_E_ARGUMENT);
+  CHECK(mfd_codec_free((int32_t)decompressor) == 0);
+  decompressor = mfd_decompressor_create(MFD_CODEC_ZLIB);
+  packet->codec = (uint32_t)decompressor;
+  packet->normal_pages = 1;
+  CHECK(mfd_place_pages(packet) == MFD_E_LONG);
+  CHECK(mfd_codec_free((int32_t)decompressor) == 0 && mfd_codec_free((int32_t)compressor) == 0);
+  free(packet);
+  drop_block(file);
+  drop_block(block);
+}
+
 static void test_short_file(void) {
   const struct block block = make_block();
   struct mfd_packet *const packet = make_packet(block, -1, FILE_WRITES);
@@ -683,6 +723,7 @@ int main(void) {
   test_packet_refusals();
   test_headers();
   test_placing();
+  test_placing_coded();
   test_short_file();
   test_moving();
   test_many_iovecs();

@@ -12,7 +12,7 @@ import { ConfigError, FRAME_UNIT_BYTES } from "@multifd/protocol";
 export type FrameLog = {
   /** Descriptor, open for reading and writing; stays its owner's to close. */
   readonly file: number;
-  /** The next unit that nobody has claimed, as one 32-bit word. */
+  /** 32-bit words: the next unit that nobody has claimed, and the number of claims. */
   readonly end: SharedArrayBuffer;
   /** Of zstd. */
   readonly level: number;
@@ -23,7 +23,7 @@ const UNITS_MAX = 2 ** 32 - 2 ** 20;
 
 /** The file's first unit is its header's. */
 export function createFrameLog(file: number, level: number): FrameLog {
-  const end = new SharedArrayBuffer(4);
+  const end = new SharedArrayBuffer(8);
   new Int32Array(end)[0] = 1;
   return { file, end, level };
 }
@@ -31,6 +31,11 @@ export function createFrameLog(file: number, level: number): FrameLog {
 /** The first unit behind all that has been claimed. */
 export function frameLogEnd(log: FrameLog): number {
   return Atomics.load(new Int32Array(log.end), 0) >>> 0;
+}
+
+/** Frames that have been appended so far. */
+export function frameLogCount(log: FrameLog): number {
+  return Atomics.load(new Int32Array(log.end), 1) >>> 0;
 }
 
 /**
@@ -41,6 +46,7 @@ export function frameLogEnd(log: FrameLog): number {
  */
 export function claimUnits(log: FrameLog, bytes: number): number {
   const unit = Atomics.add(new Int32Array(log.end), 0, Math.ceil(bytes / FRAME_UNIT_BYTES)) >>> 0;
+  Atomics.add(new Int32Array(log.end), 1, 1);
   if (unit < UNITS_MAX) return unit;
   throw new ConfigError(
     "SNAPSHOT_SIZE",

@@ -1,5 +1,5 @@
 export { DEVICE_STATE_BYTES_MAX, DeviceStage } from "./device-stage.js";
-export { createFrameLog, createPageMap, type FrameLog, frameLogEnd } from "./frame-log.js";
+export { createFrameLog, createPageMap, type FrameLog, frameLogCount, frameLogEnd } from "./frame-log.js";
 export { type Frame, type FrameDue, FrameReader } from "./frame-reader.js";
 export { FrameWriter } from "./frame-writer.js";
 export type {

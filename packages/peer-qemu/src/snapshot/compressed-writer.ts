@@ -33,6 +33,7 @@ import {
   snapshotIndexHeader,
   snapshotTrailer,
 } from "@multifd/protocol";
+import { punchDeadFrames } from "./dead-frames.js";
 import { refuseDeviceState, withSystemError } from "./output-file.js";
 
 export class CompressedWriter implements DestinationGuest {
@@ -82,6 +83,7 @@ export class CompressedWriter implements DestinationGuest {
   async commit(): Promise<void> {
     const file = this.#file!;
     await withSystemError(partialPath(this.#path), async () => {
+      punchDeadFrames(this.#log!, this.#pageMaps);
       await this.#writeEnd(file, this.#writePageMaps());
       await file.sync();
       await rename(partialPath(this.#path), this.#path);
