@@ -16,8 +16,10 @@ import {
   zeroImage,
 } from "../peers/index.js";
 import { startReceiver } from "./receiver.js";
+import { save as saveSnapshot } from "./saved-guest.js";
 
 const MIB = 2 ** 20;
+const PAGE_BYTES = 4096;
 const NODE_BYTES = 32 * MIB;
 /** Of an e1000, whose register file is one array: the word at byte 8 of its memory. */
 const STATUS_REGISTER = 2;
@@ -62,6 +64,7 @@ type State = { fields: Field[]; subsections: State[] };
 type Device = { name: string; instanceId: number; at: number; lengthBytes: number; state: State };
 type Inspected = {
   event: string;
+  form: string;
   machineType: string;
   blocks: { name: string; lengthBytes: number; dataPages: number; zeroPages: number; absentPages: number }[];
   devices: Device[];
@@ -85,6 +88,21 @@ function fieldOf({ devices }: Inspected, device: string, field: string): Field {
   const found = devices.find(({ name }) => name.endsWith(device))?.state.fields.find(({ name }) => name === field);
   assert.ok(found, `${device} has no field ${field}`);
   return found;
+}
+
+/** Data, zero and absent pages of a block. */
+function pagesOf({ blocks }: Inspected, block: string): readonly number[] {
+  const { dataPages, zeroPages, absentPages } = blocks.find(({ name }) => name === block)!;
+  return [dataPages, zeroPages, absentPages];
+}
+
+function pagesOfImage(path: string): readonly number[] {
+  const image = readFileSync(path);
+  const zeros = Buffer.alloc(PAGE_BYTES);
+  let zeroPages = 0;
+  for (let at = 0; at < image.length; at += PAGE_BYTES)
+    if (image.subarray(at, at + PAGE_BYTES).equals(zeros)) zeroPages++;
+  return [image.length / PAGE_BYTES - zeroPages, zeroPages, 0];
 }
 
 /** In the order that the CPU's state lists them. */
@@ -164,7 +182,7 @@ for (const version of ["7.2", "11.1"] satisfies QemuVersion[]) {
           assert.deepEqual(
             nodes.map(({ lengthBytes, dataPages, zeroPages, absentPages }) => [
               lengthBytes,
-              (dataPages + zeroPages) * 4096,
+              (dataPages + zeroPages) * PAGE_BYTES,
               absentPages,
             ]),
             [
@@ -203,6 +221,34 @@ for (const version of ["7.2", "11.1"] satisfies QemuVersion[]) {
       assert.equal(registers.a[STATUS_REGISTER]! - registers.b[STATUS_REGISTER]!, STATUS_LINK_UP);
     });
 
+    it("finds the same guest in snapshots of both forms, and every byte of its devices", async () => {
+      const bytes = 64 * MIB;
+      mixedImage(path("source"), bytes, 7);
+      const found: Inspected[] = [];
+      for (const form of ["mapped-ram", "compressed"] as const) {
+        const memory = [{ id: "pc.ram", path: path("source"), bytes }];
+        const vm = await QemuProcess.start({ version, memory, paused: true });
+        vms.push(vm);
+        await saveSnapshot(vm, form, path(form), { socket: path("in"), channels: 2, compression: "none" });
+        const { code, out } = await inspect(path(form), "--json");
+        assert.equal(code, 0);
+        found.push(JSON.parse(out) as Inspected);
+      }
+      for (const [i, form] of ["mapped-ram", "compressed"].entries()) {
+        assert.deepEqual([found[i]!.form, found[i]!.unaccounted], [form, []]);
+        assert.deepEqual(pagesOf(found[i]!, "pc.ram"), pagesOfImage(path("source")));
+      }
+      const [first, second] = found as [Inspected, Inspected];
+      assert.deepEqual(
+        first.devices.map(({ name, lengthBytes }) => [name, lengthBytes]),
+        second.devices.map(({ name, lengthBytes }) => [name, lengthBytes]),
+      );
+      const runState = fieldOf(first, "globalstate", "runstate") as Field & { at: number };
+      assert.equal(readFileSync(path("mapped-ram")).toString("latin1", runState.at, runState.at + 9), "prelaunch");
+      const refused = await inspect(path("compressed"), "--json", "--ram", `pc.ram=${path("source")}`);
+      assert.equal((JSON.parse(refused.out) as { code: string }).code, "RAM_IN_SNAPSHOT");
+    });
+
     it("looks into the RAM files beside a device file", async () => {
       const bytes = 64 * MIB;
       mixedImage(path("source"), bytes, 7);
@@ -222,14 +268,32 @@ for (const version of ["7.2", "11.1"] satisfies QemuVersion[]) {
 
       const { code, out } = await inspect(path("devices"), "--ram", `pc.ram=${path("received")}`, "--json");
       assert.equal(code, 0);
-      const { blocks, unaccounted } = JSON.parse(out) as Inspected;
-      assert.deepEqual(unaccounted, []);
-      const ram = blocks.find(({ name }) => name === "pc.ram")!;
-      const image = readFileSync(path("source"));
-      const zeros = Buffer.alloc(4096);
-      let zeroPages = 0;
-      for (let at = 0; at < bytes; at += 4096) if (image.subarray(at, at + 4096).equals(zeros)) zeroPages++;
-      assert.deepEqual([ram.dataPages, ram.zeroPages, ram.absentPages], [bytes / 4096 - zeroPages, zeroPages, 0]);
+      const inspected = JSON.parse(out) as Inspected;
+      assert.deepEqual(inspected.unaccounted, []);
+      assert.deepEqual(pagesOf(inspected, "pc.ram"), pagesOfImage(path("source")));
     });
   });
 }
+
+describe("multifd inspect on a snapshot that QEMU 11.1 wrote itself", () => {
+  for (const channels of [0, 2])
+    it(`accounts for every byte, ${channels > 0 ? "with" : "without"} multifd`, async () => {
+      const dir = createScratchDir();
+      mixedImage(join(dir, "source"), 64 * MIB, 7);
+      const memory = [{ id: "pc.ram", path: join(dir, "source"), bytes: 64 * MIB }];
+      const vm = await QemuProcess.start({ version: "11.1", machine: "q35", memory, paused: true });
+      try {
+        await vm.setMigration({ channels, capabilities: { "mapped-ram": true, "return-path": false } });
+        await vm.migrateTo(`file:${join(dir, "snapshot")}`);
+        assert.equal((await vm.waitMigration()).status, "completed");
+        const { code, out } = await inspect(join(dir, "snapshot"), "--json");
+        const inspected = JSON.parse(out) as Inspected;
+        assert.deepEqual([code, inspected.form, inspected.unaccounted], [0, "mapped-ram", []]);
+        assert.deepEqual(pagesOf(inspected, "pc.ram"), pagesOfImage(join(dir, "source")));
+        assert.match((await inspect(join(dir, "snapshot"), "--depth", "0")).out, /^form {11}mapped-ram snapshot$/m);
+      } finally {
+        await vm.stop();
+        removeScratchDir(dir);
+      }
+    });
+});

@@ -1,5 +1,5 @@
 /**
- * `multifd inspect`: what is inside a device file or a recorded main channel, down to each field.
+ * `multifd inspect`: what is inside a snapshot, a device file or a recorded stream, down to each field.
  *
  * Reads the stream as a destination would; nothing is loaded. The result is the command's output and
  * goes to stdout, for people or as one JSON object. Exit status 0 says that every byte was
@@ -9,7 +9,8 @@ import { ConfigError, type DecodedDevice, MigrationError, ProtocolError } from "
 import type { Command } from "commander";
 import { differences } from "../inspect/difference.js";
 import { differenceText } from "../inspect/difference-text.js";
-import { type Inspection, inspectFile } from "../inspect/inspection.js";
+import { inspectFile } from "../inspect/inspect-file.js";
+import type { Inspection } from "../inspect/inspection.js";
 import { deviceJson, inspectionJson, type Json } from "../inspect/inspection-json.js";
 import { inspectionText } from "../inspect/inspection-text.js";
 import { ramFile, wholeNumber } from "../option-values.js";
@@ -37,9 +38,9 @@ Exit status: 0 every byte is accounted for, or nothing differs; 1 otherwise; 2 w
 export function addInspectCommand(program: Command, context: CommandContext): void {
   program
     .command("inspect")
-    .summary("show what is inside a device file or a recorded main channel")
+    .summary("show what is inside a snapshot, a device file or a recorded stream")
     .description(
-      "Shows what a device file or a recorded main channel holds: machine type, RAM blocks, and every device down to its fields.",
+      "Shows what a snapshot, a device file or a recorded stream holds: machine type, RAM blocks, and every device down to its fields.",
     )
     .argument("<path>", "the file")
     .argument("[other]", "with --diff, the file to compare it with")

@@ -24,7 +24,7 @@ export type Compressibility = { readonly sampledBytes: number; readonly compress
 const LEVEL = 1;
 
 /** Runs kept of one block at most: 32 MiB of guest RAM. */
-const RUNS_MAX = 64;
+export const RUNS_MAX = 64;
 
 /** Compresses pages handed to it; owns shared memory and a codec until it is closed. */
 export class PageCompressor {

@@ -2,10 +2,13 @@
  * Device text: a device's tree of fields, indented, for people.
  *
  * A line is a field; a struct's or list's elements follow it, two columns further in. Elements
- * of the same bytes are told once.
+ * of the same bytes are told once. Of a virtio device the description tells one field alone: what
+ * lies in it follows.
  */
 import type { DecodedDevice, DecodedField, DecodedState } from "@multifd/protocol";
 import { contentText, scalarText } from "./field-text.js";
+import { summarizeVirtio } from "./virtio-summary.js";
+import { virtioLines } from "./virtio-text.js";
 
 const NAME_WIDTH_MAX = 32;
 
@@ -17,7 +20,9 @@ const NAME_WIDTH_MAX = 32;
 export function deviceLines(device: DecodedDevice, depthMax: number): string[] {
   const { name, instanceId, version, at, lengthBytes, state } = device;
   const head = `${name}  instance ${instanceId}, version ${version}, ${lengthBytes} bytes at 0x${at.toString(16)}`;
-  return [head, ...new TreeText(device, depthMax).stateLines(state, 1)];
+  const virtio = summarizeVirtio(device);
+  const virtioText = virtio === null ? [] : virtioLines(virtio).map((line) => indent(1) + line);
+  return [head, ...new TreeText(device, depthMax).stateLines(state, 1), ...virtioText];
 }
 
 class TreeText {

@@ -26,6 +26,7 @@ const device = (name: string, ...fields: DecodedField[]): DecodedDevice => ({
 });
 const inspection = (...devices: DecodedDevice[]): Inspection => ({
   path: "file",
+  form: "stream",
   fileBytes: 1,
   machineType: "pc",
   pageBytes: 4096,

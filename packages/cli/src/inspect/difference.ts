@@ -10,6 +10,7 @@ import type { DecodedDevice, DecodedField, DecodedState, FieldContent, Scalar } 
 import { contentText, scalarText } from "./field-text.js";
 import type { Inspection } from "./inspection.js";
 import { contentJson, type Json } from "./inspection-json.js";
+import { summarizeVirtio } from "./virtio-summary.js";
 
 /** What one side says; null where it has nothing of the kind. */
 type Side = { readonly json: Json; readonly text: string } | null;
@@ -61,7 +62,29 @@ function deviceDifferences(
   return [
     ...whereUnequal("version", [name], plain(a.version), plain(b.version)),
     ...stateDifferences([name], a.state, b.state),
+    ...virtioDifferences(name, a, b),
   ];
+}
+
+/** What differs inside the one field that the description tells of a virtio device. */
+function virtioDifferences(name: string, a: DecodedDevice, b: DecodedDevice): Difference[] {
+  const [left, right] = [summarizeVirtio(a), summarizeVirtio(b)];
+  if (left === null || right === null) return [];
+  return pairs(leaves(left), leaves(right), ([path]) => path).flatMap(([path, one, other]) =>
+    whereUnequal("field", [name, "virtio", path], leafSide(one?.[1]), leafSide(other?.[1])),
+  );
+}
+
+/** Every value within, under a path such as `queues[0].size`; an empty array is a value too. */
+function leaves(value: Json, path = ""): (readonly [path: string, value: Json])[] {
+  if (Array.isArray(value) && value.length > 0)
+    return value.flatMap((element: Json, i) => leaves(element, `${path}[${i}]`));
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return [[path, value]];
+  return Object.entries(value).flatMap(([key, member]) => leaves(member, path === "" ? key : `${path}.${key}`));
+}
+
+function leafSide(value: Json | undefined): Side {
+  return value === undefined ? null : { json: value, text: value === null ? "none" : String(value) };
 }
 
 function deviceSide(device: DecodedDevice | undefined): Side {

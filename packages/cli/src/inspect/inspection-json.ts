@@ -7,6 +7,7 @@
 import type { DecodedDevice, DecodedState, FieldContent, Scalar } from "@multifd/protocol";
 import type { Inspection } from "./inspection.js";
 import type { BlockSurvey } from "./ram-survey.js";
+import { summarizeVirtio } from "./virtio-summary.js";
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
@@ -15,6 +16,7 @@ export function inspectionJson(inspection: Inspection): Record<string, Json> {
   const { blocks, unaccounted } = inspection;
   return {
     path: inspection.path,
+    form: inspection.form,
     fileBytes: inspection.fileBytes,
     machineType: inspection.machineType,
     pageBytes: inspection.pageBytes,
@@ -42,7 +44,9 @@ export function zeroShare({ dataPages, zeroPages }: BlockSurvey): number | null 
 
 export function deviceJson(device: DecodedDevice): Json {
   const { name, instanceId, version, sectionId, vmsdName, at, lengthBytes, state } = device;
-  return { name, instanceId, version, sectionId, vmsdName, at, lengthBytes, state: stateJson(state) };
+  const told = { name, instanceId, version, sectionId, vmsdName, at, lengthBytes, state: stateJson(state) };
+  const virtio = summarizeVirtio(device);
+  return virtio === null ? told : { ...told, virtio };
 }
 
 function stateJson(state: DecodedState): Json {

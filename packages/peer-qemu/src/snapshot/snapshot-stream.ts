@@ -28,6 +28,8 @@ export type SnapshotStream = {
   readonly places: readonly MappedRamPlace[];
   readonly devices: DevicePart;
   readonly description: string;
+  /** Where the devices begin in that stream. */
+  readonly devicesAt: number;
 };
 
 /** @throws {ProtocolError} CAPABILITY, RAM_BLOCK_SIZE, SNAPSHOT_PAGES, or what the decoder refuses. */
@@ -69,6 +71,7 @@ export async function readSnapshotStream(events: AsyncIterable<MainEvent>): Prom
             sections: event.bytes,
           },
           description: event.description,
+          devicesAt: event.at,
         };
       }
       case "command":

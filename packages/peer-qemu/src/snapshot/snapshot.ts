@@ -37,6 +37,8 @@ export interface Snapshot {
   readonly devices: DevicePart;
   /** Of the devices, JSON. */
   readonly description: string;
+  /** Where the devices begin: in a mapped-ram file, its offset; in the compressed form, in the stream that its index holds. */
+  readonly devicesAt: number;
   /** As a source guest has its RAM; the descriptors stay the snapshot's. */
   readonly ram: readonly RamSource[];
   /** Whether a page holds something; the others are zeros. */

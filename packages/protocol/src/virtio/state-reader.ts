@@ -63,19 +63,20 @@ export class StateReader {
     return this.#bytes.slice(at, at + count) as Uint8Array<ArrayBuffer>;
   }
 
-  layout<F>(layout: Layout<F>): ValuesOf<F> {
+  /** @param which  Which of several, for messages. */
+  layout<F>(layout: Layout<F>, which = ""): ValuesOf<F> {
     const at = this.#advance(layout.size, layout.name);
     try {
       return layout.decode(this.#view, at);
     } catch (error) {
-      throw placeError(error, `${this.device}, byte ${at}`);
+      throw placeError(error, `${this.device}, byte ${at}${which}`);
     }
   }
 
   /** @param count  Checked here against the bytes that are left, before anything is made for it. */
   array<F>(layout: Layout<F>, count: number): ValuesOf<F>[] {
     this.#need(layout.size * count, `${count} × ${layout.name}`);
-    return Array.from({ length: count }, () => this.layout(layout));
+    return Array.from({ length: count }, (_, i) => this.layout(layout, `, number ${i}`));
   }
 
   /**
