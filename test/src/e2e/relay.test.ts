@@ -34,6 +34,8 @@ type Passage = {
   readonly destination: Setting;
   /** How the destination is reached. */
   readonly over: "unix" | "tcp";
+  /** The source does not ask to be told how it ends. */
+  readonly withoutReturnPath?: boolean;
 };
 
 const none = (channels: number): Setting => ({ channels, compression: "none" });
@@ -46,14 +48,15 @@ const passages: readonly Passage[] = [
   { from: "11.1", to: "11.1", source: none(2), destination: zstd(4), over: "unix" },
   { from: "11.1", to: "11.1", source: zstd(4), destination: none(1), over: "tcp" },
   { from: "11.1", to: "11.1", source: none(2), between: zstd(3), destination: none(2), over: "unix" },
+  { from: "11.1", to: "11.1", source: none(2), destination: none(2), over: "unix", withoutReturnPath: true },
   { from: "7.2", to: "11.1", machine: MACHINE, source: zlib(2), destination: none(4), over: "unix" },
   { from: "7.2", to: "11.1", machine: MACHINE, source: none(4), between: zstd(1), destination: none(2), over: "tcp" },
 ];
 
-function title({ from, to, source, between, destination, over }: Passage): string {
+function title({ from, to, source, between, destination, over, withoutReturnPath }: Passage): string {
   const name = ({ channels, compression }: Setting) => `${compression} × ${channels}`;
   const link = between === undefined ? "" : ` → relay → ${name(between)}`;
-  return `${from} → ${name(source)}${link} → relay → ${name(destination)} over ${over} → ${to}`;
+  return `${from} → ${name(source)}${link} → relay → ${name(destination)} over ${over} → ${to}${withoutReturnPath ? ", without a return path" : ""}`;
 }
 
 describe("a running guest that is relayed", () => {
@@ -111,11 +114,13 @@ describe("a running guest that is relayed", () => {
       await second.listen(passage.over === "tcp" ? "tcp:127.0.0.1:0" : `unix:${path("out")}`);
       const relays = await startRelays(passage, await addressOf(second, `unix:${path("out")}`));
       // The guest dirties its RAM faster than QEMU compresses with zlib: without patience it would never stop.
-      await first.setMigration({ ...passage.source, downtimeLimitMs: 10_000 });
+      const answered = passage.withoutReturnPath !== true;
+      const capabilities = { "return-path": answered };
+      await first.setMigration({ ...passage.source, downtimeLimitMs: 10_000, capabilities });
       await first.migrateTo(formatAddress(relays[0]!.address));
 
       const results = await Promise.all(relays.map(({ result }) => result));
-      assert.ok(results.every(({ acknowledged }) => acknowledged));
+      assert.ok(results.every(({ acknowledged }) => acknowledged === answered));
       assert.equal((await first.waitMigration()).status, "completed");
       const left = checkBootGuest(path("first"), sixteenMegabytes);
       await waitForSweep(path("second"), left.sweep + 1);

@@ -1,17 +1,14 @@
 /** A relay between two real QEMUs, one of which refuses, dies or hangs: the guest runs on in exactly one place. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { formatAddress } from "@multifd/channel";
 import type { MigrationEvent } from "@multifd/engine";
 import { type RelayOptions, startRelay } from "../e2e/relaying.js";
 import {
   bootGuestSector,
   createScratchDir,
+  MultifdProcess,
   QemuProcess,
   type QemuVersion,
   removeScratchDir,
@@ -28,7 +25,6 @@ const SLOW = 4 * 2 ** 20;
 const LOST = /^(STREAM_CUT|CHANNEL_BROKEN|CHANNEL_CUT|CHANNEL_ENDED_EARLY)$/;
 /** A refusing QEMU closes, and now and then says SHUT before. */
 const REFUSED = /^(CHANNEL_BROKEN|PEER_REFUSED|ACKNOWLEDGEMENT_LOST)$/;
-const MULTIFD = fileURLToPath(new URL("../../../packages/cli/dist/main.js", import.meta.url));
 const versions: readonly QemuVersion[] = ["7.2", "11.1"];
 /** A device with no RAM block of its own: without it at the destination only loading the devices fails. */
 const EXTRA_DEVICE = ["-device", "virtio-rng-pci,romfile="];
@@ -184,15 +180,13 @@ for (const version of versions) {
 
     it("ends both migrations, not the guest, when the relay itself is killed", async () => {
       const heir = await startDestination();
-      const relay = await spawnRelay(`unix:${path("in")}`, `unix:${path("out")}`);
-      try {
-        await source.setMigration({ channels: 2, maxBandwidth: SLOW });
-        await source.migrateTo(`unix:${path("in")}`);
-        await relay.seen("progress");
-      } finally {
-        relay.child.kill("SIGKILL");
-      }
-      await once(relay.child, "close");
+      const relay = new MultifdProcess("relay", "--listen", `unix:${path("in")}`, "--to", `unix:${path("out")}`);
+      await relay.waitFor(({ event }) => event === "listening");
+      await source.setMigration({ channels: 2, maxBandwidth: SLOW });
+      await source.migrateTo(`unix:${path("in")}`);
+      await relay.waitFor(({ event }) => event === "progress");
+      relay.signal("SIGKILL");
+      await relay.outcome;
       await assertSourceRunsOn();
       assert.match(await heir.exited, /status 1/);
     });
@@ -205,21 +199,4 @@ for (const version of versions) {
       assert.match(await heir.exited, /status 1/);
     });
   });
-}
-
-/** Runs `multifd relay`; `seen` resolves when it has told an event of that name. */
-async function spawnRelay(listen: string, to: string) {
-  const child: ChildProcess = spawn(process.execPath, [MULTIFD, "relay", "--json", "--listen", listen, "--to", to], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
-  const seen = async (name: string): Promise<void> => {
-    for (;;) {
-      const { done, value } = await lines.next();
-      if (done) throw new Error(`the relay ended before it told "${name}"`);
-      if ((JSON.parse(value) as { event: string }).event === name) return;
-    }
-  };
-  await seen("listening");
-  return { child, seen };
 }

@@ -80,6 +80,10 @@ export class MultifdProcess {
     }
   }
 
+  get pid(): number {
+    return this.#child.pid ?? -1;
+  }
+
   signal(name: NodeJS.Signals): void {
     this.#child.kill(name);
   }
