@@ -6,6 +6,7 @@
 #               a tree of a newer Debian in .peers/forky, run through its own loader
 #   testpmd     this system's own packages: DPDK with its vhost-user driver
 #   binutils    assembles the boot guest
+#   openssl     makes certificates for both ends
 #
 # Needs root or a sudo that asks for no password, and then only for what is
 # missing; without either it prints what to type and fails. The tree comes from the
@@ -124,6 +125,7 @@ for driver in net_vhost mempool_ring; do
   mempool_ring) wanted="$wanted librte-mempool-ring23" ;;
   esac
 done
+command -v openssl >/dev/null || wanted="$wanted openssl"
 for tool in as ld objcopy; do
   command -v "$tool" >/dev/null || wanted="$wanted binutils"
 done

@@ -12,7 +12,7 @@
 import { Socket } from "node:net";
 import { connect, createServer, type PeerCertificate, type TLSSocket } from "node:tls";
 import { describeError, type MigrationError } from "@multifd/protocol";
-import { describeTlsFailure, handshakeTimeout, peerLeft } from "./tls-failure.js";
+import { describeBrokenStream, describeHandshakeFailure, handshakeTimeout, isAlert, peerLeft } from "./tls-failure.js";
 import type { TlsNews, TlsOrder } from "./tls-messages.js";
 import { contextOptions, type TlsConnectTerms, type TlsListenTerms, type TlsTerms } from "./tls-terms.js";
 
@@ -21,7 +21,7 @@ const LINGER_MS = 2000;
 /** Bytes under way in each direction before reading stops. */
 const BUFFER_BYTES = 256 * 1024;
 /** A peer that leaves before it got more than this has not begun: the handshake did not please it. */
-const FIRST_WORDS_BYTES = 64 * 1024;
+const FIRST_WORDS_BYTES = 4096;
 /** `tls` wants some bound of its own; ours ends the handshake before. */
 const HANDSHAKE_MAX_MS = 2 ** 31 - 1;
 
@@ -113,9 +113,7 @@ export class TlsConnection {
     // In this order: the reason is told before the pipe passes the end on.
     secure.once("end", () => this.#end(this.#hasBegun() ? null : peerLeft(this.#terms)));
     secure.once("close", () => {
-      this.#end(
-        broken === null ? null : this.#hasBegun() ? describeTlsFailure(broken, this.#terms) : peerLeft(this.#terms),
-      );
+      this.#end(broken === null ? null : this.#describeBreak(broken));
       clearTimeout(this.#clock);
       plain.end(() => plain.destroy());
       this.#onClose();
@@ -134,6 +132,12 @@ export class TlsConnection {
     secure.pipe(plain);
   }
 
+  /** In TLS 1.3 the destination's verdict on our certificate comes after the handshake is done here. */
+  #describeBreak(error: Error): MigrationError {
+    if (this.#hasBegun()) return describeBrokenStream(error);
+    return isAlert(error) ? describeHandshakeFailure(error, this.#terms) : peerLeft(this.#terms);
+  }
+
   #linger(secure: TLSSocket): void {
     if (secure.destroyed) return;
     clearTimeout(this.#clock);
@@ -150,7 +154,7 @@ export class TlsConnection {
   #fail(error: Error | string): void {
     if (this.#secure !== null) return;
     const probe = this.#terms.role === "listen" && this.#socket.bytesRead === 0;
-    this.#giveUp(probe ? null : describeTlsFailure(error, this.#terms));
+    this.#giveUp(probe ? null : describeHandshakeFailure(error, this.#terms));
   }
 
   #giveUp(error: MigrationError | null): void {

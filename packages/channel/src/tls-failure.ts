@@ -55,86 +55,106 @@ const PLAIN_PEER: Told = {
   code: "TLS_PLAIN_PEER",
   says: "the peer speaks plainly where TLS was due; switch TLS on there, or off here",
 };
-const NO_COMMON_CIPHER: Told = {
-  code: "TLS_KIND",
-  says: "the two sides have no cipher in common; use the same kind of credentials, x509 or psk, on both, and a priority string at QEMU that allows it",
-};
 const VERSION: Told = {
   code: "TLS_VERSION",
   says: "the two sides have no version of TLS in common; this side takes 1.2 when listening, 1.2 and 1.3 when connecting: let the peer's priority string allow that",
+};
+const KIND: Told = {
+  code: "TLS_KIND",
+  says: "the two sides have no cipher in common; use the same kind of credentials, x509 or psk, on both, and at QEMU a priority string that allows it",
 };
 const KEY: Told = {
   code: "TLS_KEY",
   says: "the two sides hold different pre-shared keys for this user; copy one keys.psk to both",
 };
+const NO_CERTIFICATE: Told = {
+  code: "TLS_NO_CERTIFICATE",
+  says: "the source shows no certificate and the destination demands one; give the source client-cert.pem and client-key.pem, or do not verify the peer at the destination",
+};
 
-/** What OpenSSL says in the handshake, and alerts of the peer, by a part of the error's code; the first that fits. */
+/** What OpenSSL says in a handshake, alerts of the peer included, by a part of the error's code; the first that fits. */
 const HANDSHAKE_FAULTS: readonly (readonly [part: RegExp, told: Told])[] = [
-  [
-    /WRONG_VERSION_NUMBER|HTTP_REQUEST|PACKET_LENGTH_TOO_LONG|BAD_RECORD_TYPE|UNEXPECTED_MESSAGE|RECORD_LAYER/,
-    PLAIN_PEER,
-  ],
+  [/WRONG_VERSION_NUMBER|HTTP_REQUEST|PACKET_LENGTH_TOO_LONG|BAD_RECORD_TYPE/, PLAIN_PEER],
   [/PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|VERSION_TOO/, VERSION],
-  [/NO_SHARED_CIPHER|NO_CIPHERS/, NO_COMMON_CIPHER],
-  [
-    /BINDER_DOES_NOT_VERIFY|DECRYPTION_FAILED_OR_BAD_RECORD_MAC|ALERT_BAD_RECORD_MAC|ALERT_DECRYPT_ERROR|DIGEST_CHECK/,
-    KEY,
-  ],
-  [
-    /PSK_IDENTITY|UNKNOWN_PSK/,
-    {
-      code: "TLS_USER",
-      says: "one side has no pre-shared key for the user that connects; put it into keys.psk, or connect as another user",
-    },
-  ],
-  [
-    /DID_NOT_RETURN_A_CERTIFICATE|ALERT_CERTIFICATE_REQUIRED/,
-    {
-      code: "TLS_NO_CERTIFICATE",
-      says: "the side that connects shows no certificate, which the other one demands; give it client-cert.pem and client-key.pem, or do not verify the peer",
-    },
-  ],
-  [
-    /ALERT_UNKNOWN_CA/,
-    {
-      code: "TLS_REFUSED",
-      says: "the peer does not know the authority of this side's certificate; give both sides certificates of one authority",
-    },
-  ],
-  [
-    /ALERT_CERTIFICATE_EXPIRED/,
-    {
-      code: "TLS_REFUSED",
-      says: "the peer finds this side's certificate out of date; renew it, and compare the clocks",
-    },
-  ],
-  [
-    /ALERT_(BAD|UNSUPPORTED|REVOKED)?_?CERTIFICATE|ALERT_ACCESS_DENIED|CERTIFICATE_(REVOKED|UNKNOWN)/,
-    { code: "TLS_REFUSED", says: "the peer does not accept this side's certificate; its own log says why" },
-  ],
-  [/ALERT_HANDSHAKE_FAILURE|ALERT_INSUFFICIENT_SECURITY/, NO_COMMON_CIPHER],
+  [/NO_SHARED_CIPHER|NO_CIPHERS|ALERT_HANDSHAKE_FAILURE|ALERT_INSUFFICIENT_SECURITY/, KIND],
+  [/BINDER_DOES_NOT_VERIFY|BAD_RECORD_MAC|DECRYPT_ERROR|CIPHER_OPERATION_FAILED|DIGEST_CHECK_FAILED/, KEY],
+  [/DID_NOT_RETURN_A_CERTIFICATE|ALERT_CERTIFICATE_REQUIRED/, NO_CERTIFICATE],
+  [/ALERT_.*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)/, refusedBy("the peer does not accept this side's certificate")],
 ];
 
-/** The error of a handshake that failed, or of a connection that broke, as OpenSSL or the system tells it. */
-export function describeTlsFailure(error: Error | string, terms: TlsTerms): MigrationError {
-  const code = typeof error === "string" ? error : ((error as NodeJS.ErrnoException).code ?? "");
-  const detail = typeof error === "string" ? error : error.message;
-  if (code === "ERR_TLS_CERT_ALTNAME_INVALID") return wrongName(error as Error, terms);
-  const told = CERTIFICATE_FAULTS[code] ?? HANDSHAKE_FAULTS.find(([part]) => part.test(code))?.[1];
-  if (told !== undefined) return new ConfigError(told.code, `TLS handshake: ${told.says} (${detail})`);
-  if (/^E[A-Z]+$/.test(code)) {
-    return new ChannelError("TLS_BROKEN", `the TLS connection broke (${detail}); the peer or the link went away`);
-  }
-  return new ProtocolError("TLS_FAILED", `the TLS connection failed: ${detail}`);
+function refusedBy(what: string): Told {
+  return { code: "TLS_REFUSED", says: `${what}; its own log says why: authority, dates, purpose or name` };
 }
 
-function wrongName(error: Error, terms: TlsTerms): ConfigError {
+/** The error of a handshake that failed, as OpenSSL, Node or the system tells it. */
+export function describeHandshakeFailure(error: Error | string, terms: TlsTerms): MigrationError {
+  const { code, detail } = read(error);
+  if (code === "ERR_TLS_CERT_ALTNAME_INVALID") return wrongName(detail, terms);
+  if (isSystemError(code)) return leftInHandshake(detail, terms);
+  const told = findFault(code, terms);
+  if (told === undefined) return new ProtocolError("TLS_FAILED", `TLS handshake: ${detail}`);
+  return new ConfigError(told.code, `TLS handshake: ${told.says} (${detail})`);
+}
+
+function findFault(code: string, terms: TlsTerms): Told | undefined {
+  if (/PSK_IDENTITY/.test(code)) return unknownUser(terms);
+  const { credentials, role } = terms;
+  // TLS 1.2 has one alert for both.
+  const bare = role === "connect" && credentials.kind === "x509" && credentials.identity === null;
+  if (bare && /ALERT_HANDSHAKE_FAILURE/.test(code)) return NO_CERTIFICATE;
+  return CERTIFICATE_FAULTS[code] ?? HANDSHAKE_FAULTS.find(([part]) => part.test(code))?.[1];
+}
+
+function unknownUser(terms: TlsTerms): Told {
+  const says =
+    terms.role === "listen"
+      ? "keys.psk holds no key for the user as whom the source connects; add one, or connect as another user there"
+      : `the destination has no key for the user "${terms.username}"; add one there, or connect as another user`;
+  return { code: "TLS_USER", says };
+}
+
+function wrongName(detail: string, terms: TlsTerms): ConfigError {
   const wanted = terms.role === "connect" ? terms.hostname : "";
-  const { reason = error.message } = error as { reason?: string };
   return new ConfigError(
     "TLS_HOSTNAME",
-    `TLS handshake: the destination's certificate is not for "${wanted}" (${reason}); connect by a name that it bears, or say which it must bear`,
+    `TLS handshake: the destination's certificate is not for "${wanted}" (${detail}); connect by a name that it bears, or say which it must bear`,
   );
+}
+
+function leftInHandshake(detail: string, terms: TlsTerms): ChannelError {
+  return new ChannelError(
+    "TLS_PEER_LEFT",
+    `the ${peerOf(terms)} closed the connection in the TLS handshake (${detail}); it may speak plainly, or not accept this side's certificate: its own log says why`,
+  );
+}
+
+/** The error that broke a connection in mid-stream. */
+export function describeBrokenStream(error: Error): MigrationError {
+  const { code, detail } = read(error);
+  if (isSystemError(code)) {
+    return new ChannelError("TLS_BROKEN", `the TLS connection broke (${detail}); the peer or the link went away`);
+  }
+  return new ProtocolError("TLS_FAILED", `the TLS connection failed (${detail}); were its bytes changed on their way?`);
+}
+
+function read(error: Error | string): { readonly code: string; readonly detail: string } {
+  if (typeof error === "string") return { code: error, detail: error };
+  const { code = "", reason, message } = error as NodeJS.ErrnoException & { reason?: string };
+  return { code, detail: reason ?? message.trim() };
+}
+
+/** ECONNRESET and its like, also where Node says it of a peer that simply closed. */
+function isSystemError(code: string): boolean {
+  return /^E[A-Z]+$/.test(code);
+}
+
+/** Whether it is the peer's word that it refuses this side. */
+export function isAlert(error: Error): boolean {
+  return /_ALERT_/.test(read(error).code);
+}
+
+function peerOf(terms: TlsTerms): string {
+  return terms.role === "listen" ? "source" : "destination";
 }
 
 export function handshakeTimeout(timeoutMs: number): ChannelError {
@@ -146,9 +166,8 @@ export function handshakeTimeout(timeoutMs: number): ChannelError {
 
 /** The handshake went well on this side, and then the peer left without a word of the migration. */
 export function peerLeft(terms: TlsTerms): ChannelError {
-  const side = terms.role === "listen" ? "source" : "destination";
   return new ChannelError(
     "TLS_PEER_LEFT",
-    `the ${side} closed the connection right after the TLS handshake; it may not accept this side's credentials (authority, name, key): its own log says why`,
+    `the ${peerOf(terms)} closed the connection right after the TLS handshake; it may not accept this side's credentials (authority, name, key): its own log says why`,
   );
 }

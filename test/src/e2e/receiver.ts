@@ -1,7 +1,7 @@
 /**
  * Receiver: our destination, in this process, for a real source to migrate into.
  */
-import { type Address, parseAddress } from "@multifd/channel";
+import { type Address, parseAddress, type TlsListenTerms } from "@multifd/channel";
 import { type MigrationEvent, type MigrationResult, RamFiles, runDestination } from "@multifd/engine";
 import { QemuDestinationPeer, writeDeviceFile } from "@multifd/peer-qemu";
 import type { Compression } from "@multifd/protocol";
@@ -18,6 +18,8 @@ export type ReceiverOptions = {
   readonly handshakeTimeoutMs?: number;
   readonly stallTimeoutMs?: number;
   readonly signal?: AbortSignal;
+  /** Left out: plain connections. */
+  readonly tls?: TlsListenTerms;
 };
 
 export type Receiver = {
@@ -29,8 +31,8 @@ export type Receiver = {
 
 /** Listens, and takes one migration in. `result` is handled: a test that awaits it late misses nothing. */
 export async function startReceiver(options: ReceiverOptions): Promise<Receiver> {
-  const { channels, compression, devices, ram, uuid, signal, handshakeTimeoutMs = 10_000 } = options;
-  const terms = { channels, handshakeTimeoutMs, ...(uuid === undefined ? {} : { uuid }) };
+  const { channels, compression, devices, ram, uuid, signal, tls, handshakeTimeoutMs = 10_000 } = options;
+  const terms = { channels, handshakeTimeoutMs, ...(uuid === undefined ? {} : { uuid }), ...(tls && { tls }) };
   const peer = await QemuDestinationPeer.listen(parseAddress(options.listen), terms);
   const events: MigrationEvent[] = [];
   const save = devices === undefined ? null : writeDeviceFile.bind(null, devices);

@@ -11,6 +11,7 @@ export {
   waitForProgress,
   waitForSweep,
 } from "./boot-guest.js";
+export { type CertificateWishes, makeAuthority, makeCertificates, makeKeys, tlsObject } from "./certificates.js";
 export { FUSE_ROOT, FuseSession } from "./fuse-session.js";
 export { type CommandEvent, type CommandOutcome, MultifdProcess } from "./multifd-process.js";
 export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";
