@@ -70,7 +70,6 @@ export class TlsConnection {
       // reset destroys what is still under way.
       maxVersion: "TLSv1.2",
       dhparam: "auto",
-      allowHalfOpen: true,
       handshakeTimeout: HANDSHAKE_MAX_MS,
       requestCert: demandsCertificate,
       rejectUnauthorized: demandsCertificate,
@@ -106,6 +105,7 @@ export class TlsConnection {
     this.#secure = secure;
     clearTimeout(this.#clock);
     const plain = this.#plain;
+    for (const stream of [secure, plain]) stream.allowHalfOpen = true;
     let broken: Error | null = null;
     secure.on("error", (error) => {
       broken = error;
@@ -177,7 +177,8 @@ function openSocket(fd: number): Socket {
     fd,
     readable: true,
     writable: true,
-    allowHalfOpen: true,
+    // Also under TLS, until it is carried: who leaves in the middle of a handshake has left it for good.
+    allowHalfOpen: false,
     highWaterMark: BUFFER_BYTES,
   } as ConstructorParameters<typeof Socket>[0]);
 }
