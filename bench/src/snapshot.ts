@@ -60,7 +60,10 @@ async function withVm<T>(file: string, incoming: string | null, use: (vm: QemuPr
   }
 }
 
+/** Waits without asking: while a QEMU loads a file it answers nobody. */
 async function end(vm: QemuProcess): Promise<Readonly<Record<string, unknown>>> {
+  const ended = ({ status }: Readonly<Record<string, unknown>>) => status === "completed" || status === "failed";
+  await vm.qmp.waitForEvent("MIGRATION", ended, TIMEOUT_MS);
   const { status, error, info } = await vm.waitMigration(TIMEOUT_MS);
   if (status !== "completed") throw new Error(`QEMU: the migration ${status}: ${error}`);
   return info;
