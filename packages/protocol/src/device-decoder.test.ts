@@ -12,7 +12,7 @@ const vmsd = (name: string, fields: string, rest = "") =>
 const field = (name: string, type: string, size: number, rest = "") =>
   `{"name":"${name}","type":"${type}"${rest},"size":${size}}`;
 const describeDevices = (...devices: string[]) =>
-  parseVmDescription(`{"page_size":4096,"devices":[${devices.map((device) => `{${device}}`).join()}]}`);
+  parseVmDescription(`{"page_size":4096,"devices":[${devices.map((device) => `{${device}}`).join()}]}`, "parts");
 const device = (name: string, fields: string, rest = "") =>
   `"name":"${name}","instance_id":0,${vmsd(name, fields, rest)}`;
 
@@ -267,7 +267,7 @@ describe("decoding of device sections", () => {
     it(`accounts for every byte of what ${peer} sent, and survives any byte changed`, async () => {
       for await (const event of decodeMainStream(sourceOf(vector(`${peer}/main.bin.gz`)))) {
         if (event.kind !== "devices") continue;
-        const description = parseVmDescription(event.description);
+        const description = parseVmDescription(event.description, "parts");
         const bytes = event.bytes.slice(0, event.bytes.length - Buffer.byteLength(event.description) - 5);
         const { devices, unaccounted } = decodeDeviceSections(bytes, description, 0);
         assert.deepEqual(unaccounted, []);

@@ -167,6 +167,7 @@ export { describeParkedElement, type GuestBuffer, type ParkedElement } from "./v
 export { type Ring, type RingArea, type RingMemory, virtioRings } from "./virtio/rings.js";
 export { decodeVirtioDevice, encodeVirtioDevice, type VirtioDevice, type VirtioQueue } from "./virtio/virtio-device.js";
 export {
+  type DescriptionDetail,
   type DeviceDescription,
   type FieldDescription,
   parseVmDescription,

@@ -12,7 +12,19 @@
 import { ProtocolError } from "./errors.js";
 
 /** An object's members in the order of the text, repeated keys included. */
-export type JsonMembers = { readonly members: readonly (readonly [key: string, value: JsonValue])[] };
+export class JsonMembers {
+  readonly members: readonly (readonly [key: string, value: JsonValue])[];
+
+  constructor(members: readonly (readonly [string, JsonValue])[]) {
+    this.members = members;
+  }
+
+  /** The last member of that name, as other readers see it; undefined if there is none. */
+  last(key: string): JsonValue | undefined {
+    for (let i = this.members.length - 1; i >= 0; i--) if (this.members[i]![0] === key) return this.members[i]![1];
+    return undefined;
+  }
+}
 
 export type JsonValue = null | boolean | number | bigint | string | readonly JsonValue[] | JsonMembers;
 
@@ -38,12 +50,6 @@ export function parseJsonText(text: string, limits: JsonLimits): JsonValue {
   const value = reader.value(0);
   reader.end();
   return value;
-}
-
-/** The last member of that name, as other readers see it; undefined if there is none. */
-export function memberOf({ members }: JsonMembers, key: string): JsonValue | undefined {
-  for (let i = members.length - 1; i >= 0; i--) if (members[i]![0] === key) return members[i]![1];
-  return undefined;
 }
 
 const SPACE = /[ \t\n\r]*/y;
@@ -84,7 +90,7 @@ class JsonReader {
       if (depth === this.#limits.depthMax)
         throw this.#refused("JSON_TOO_LARGE", `it is nested deeper than ${depth} levels`);
       this.#at += 1;
-      return first === "{" ? { members: this.#members(depth + 1) } : this.#elements(depth + 1);
+      return first === "{" ? new JsonMembers(this.#members(depth + 1)) : this.#elements(depth + 1);
     }
     if (first === '"') return this.#string();
     for (const [word, value] of WORDS) {

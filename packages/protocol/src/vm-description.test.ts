@@ -4,6 +4,8 @@ import { parseVmDescription, type StateDescription } from "./vm-description.js";
 
 const device = (members: string) => `{"page_size":4096,"devices":[{"name":"d","instance_id":0,${members}}]}`;
 
+const details = ["sizes", "parts"] as const;
+
 describe("VM description", () => {
   it("may describe no device at all", () => {
     assert.deepEqual(parseVmDescription(emptyVmDescription(4096)), { pageBytes: 4096, devices: [] });
@@ -38,7 +40,8 @@ describe("VM description", () => {
     ],
   ] as const)
     it(`refuses ${what}, and says where`, () => {
-      assert.throws(() => parseVmDescription(text), { name: "ProtocolError", code, message });
+      for (const detail of details)
+        assert.throws(() => parseVmDescription(text, detail), { name: "ProtocolError", code, message });
     });
 
   it("cuts a list's repeated members apart, one part for each element", () => {
@@ -47,7 +50,9 @@ describe("VM description", () => {
     const text = device(
       `${part("d").replace("[]", `[{"name":"list","type":"qtailq",${part("a")},${more},${part("b")},"size":9}]`)}`,
     );
-    const state = parseVmDescription(text).devices[0]!.state as StateDescription;
+    const quick = parseVmDescription(text).devices[0]!.state as StateDescription;
+    assert.deepEqual(quick.fields[0]!.parts, []);
+    const state = parseVmDescription(text, "parts").devices[0]!.state as StateDescription;
     const list = state.fields[0]!;
     assert.deepEqual(
       list.parts.map(({ name, version, subsections }) => [name, version, subsections.length]),
@@ -72,7 +77,7 @@ describe("VM description", () => {
   it("leaves parts out that make no sense, for a list's size is all that its end depends on", () => {
     const list = '{"name":"list","type":"qtailq","vmsd_name":"a","version":-1,"fields":7,"size":9}';
     const text = device(`"vmsd_name":"d","version":1,"fields":[${list}]`);
-    const state = parseVmDescription(text).devices[0]!.state as StateDescription;
+    const state = parseVmDescription(text, "parts").devices[0]!.state as StateDescription;
     assert.deepEqual(state.fields[0]?.parts, []);
   });
 
@@ -80,6 +85,10 @@ describe("VM description", () => {
     it(`refuses structs nested ${depth} deep`, () => {
       const open = '"vmsd_name":"d","version":1,"fields":[{"name":"f","type":"struct","size":1,"struct":{';
       const text = device(`${open.repeat(depth)}"vmsd_name":"d","version":1,"fields":[]${"}}]".repeat(depth)}`);
-      assert.throws(() => parseVmDescription(text), { code: "DESCRIPTION_TOO_LARGE", message: /nested deeper than/ });
+      for (const detail of details)
+        assert.throws(() => parseVmDescription(text, detail), {
+          code: "DESCRIPTION_TOO_LARGE",
+          message: /nested deeper than/,
+        });
     });
 });

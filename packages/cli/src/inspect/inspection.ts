@@ -56,7 +56,7 @@ export function decodeDevicePart(
 ): Pick<Inspection, "devices" | "deviceBytes" | "unaccounted"> {
   const descriptionBytes = Buffer.byteLength(description) + DESCRIPTION_HEAD_BYTES;
   const sections = bytes.subarray(0, bytes.length - descriptionBytes);
-  const { devices, unaccounted } = decodeDeviceSections(sections, parseVmDescription(description), at);
+  const { devices, unaccounted } = decodeDeviceSections(sections, parseVmDescription(description, "parts"), at);
   const end = at + bytes.length;
   const behind = { section: null, at: end, lengthBytes: fileBytes - end, reason: "they follow the end of the stream" };
   return { devices, deviceBytes: bytes.length, unaccounted: end < fileBytes ? [...unaccounted, behind] : unaccounted };
