@@ -24,6 +24,10 @@ const versions: readonly QemuVersion[] = ["7.2", "11.1"];
 const RNG = ["-device", "virtio-rng-pci"];
 
 type VmOptions = Partial<Parameters<typeof QemuProcess.start>[0]>;
+/** For destinations that may fall silent for good. */
+const IMPATIENT = ["--stall-timeout", "2000"];
+/** For one that must first get somewhere, however busy the machine. */
+const PATIENT = ["--stall-timeout", "6000"];
 type Due = { readonly code: RegExp; readonly says: RegExp };
 
 for (const version of versions) {
@@ -93,11 +97,17 @@ for (const version of versions) {
 
     const failTo = async (due: Due, flags: readonly string[] = [], to = "out", devices = "devices") => {
       const files = ["--ram", `pc.ram=${path("kept")}`, "--devices", path(devices)];
-      const sent = await runSender([...files, "--to", `unix:${path(to)}`, "--stall-timeout", "2000", ...flags]);
+      const sent = await runSender([...files, "--to", `unix:${path(to)}`, "--stall-timeout", "20000", ...flags]);
       assert.ok(sent.last.event === "failed", JSON.stringify(sent.last));
       assert.match(sent.last.code, due.code, sent.last.message);
       assert.match(sent.last.message, due.says);
       assert.equal(sent.status, 1);
+    };
+
+    /** Waits until the gateway holds the stream; a migration that ends sooner fails the test. */
+    const heldBefore = async (ended: Promise<void>) => {
+      const first = await Promise.race([gateway!.held.then(() => "held"), ended.then(() => "ended")]);
+      assert.equal(first, "held");
     };
 
     describe("by refusing", () => {
@@ -166,7 +176,7 @@ for (const version of versions) {
           const killed = await start();
           gateway = await startGateway(path("gate"), path("out"), point());
           const failed = failTo(due, [], "gate");
-          await gateway.held;
+          await heldBefore(failed);
           process.kill(killed.pid, "SIGKILL");
           await failed;
         });
@@ -178,27 +188,28 @@ for (const version of versions) {
 
       it("from the start", async () => {
         process.kill((await start()).pid, "SIGSTOP");
-        await failTo(SILENCE);
+        await failTo(SILENCE, IMPATIENT);
       });
 
       it("in mid-RAM", async () => {
         const stopped = await start();
         gateway = await startGateway(path("gate"), path("out"), { channelBytes: 4 * MIB });
-        const failed = failTo({ code: /^STALLED$/, says: /2000 ms while sending round 1, the last/ }, [], "gate");
-        await gateway.held;
+        const failed = failTo({ code: /^STALLED$/, says: /6000 ms while sending round 1, the last/ }, PATIENT, "gate");
+        await heldBefore(failed);
         process.kill(stopped.pid, "SIGSTOP");
         await failed;
       });
 
       it("for want of channels that it waits for", async () => {
         await start({}, BYTES, {}, 4);
-        await failTo({ code: /^STALLED$/, says: /2000 ms while sending round 1/ });
+        await failTo({ code: /^STALLED$/, says: /2000 ms while sending round 1/ }, IMPATIENT);
       });
     });
 
     it("for the wrong compression", async () => {
       await start();
       await failTo({ code: /^(PEER_REFUSED|CHANNEL_BROKEN|STALLED)$/, says: /sending round 1/ }, [
+        ...IMPATIENT,
         "--compression",
         "zstd",
       ]);
@@ -208,6 +219,7 @@ for (const version of versions) {
       await start();
       const other = version === "7.2" ? "round" : "section";
       await failTo({ code: /^(PEER_REFUSED|CHANNEL_BROKEN|STALLED)$/, says: /(setting up|sending round 1)/ }, [
+        ...IMPATIENT,
         "--sync",
         other,
       ]);
