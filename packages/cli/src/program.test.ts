@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { runCommandLine } from "./program.js";
 import { recordingTerminal } from "./recording-terminal.js";
 
-const COMMANDS = ["demo", "receive", "send", "migrate", "convert", "inspect", "doctor"];
+const COMMANDS = ["demo", "receive", "send", "relay", "migrate", "convert", "inspect", "doctor"];
 
 async function run(line: string) {
   const terminal = recordingTerminal();

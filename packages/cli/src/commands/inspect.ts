@@ -28,7 +28,7 @@ const NO_RAM_FILES: ReadonlyMap<string, string> = new Map();
 const DEPTH_DEFAULT = 64;
 
 const EXAMPLE = `
-Examples:
+Example:
   multifd inspect vm.devices --depth 0
   multifd inspect vm.devices --ram pc.ram=/dev/shm/vm.ram --device e1000
   multifd inspect --diff monday.devices tuesday.devices
