@@ -17,6 +17,7 @@ import { addQemuCommand } from "./commands/qemu.js";
 import { addReceiveCommand } from "./commands/receive.js";
 import { addRelayCommand } from "./commands/relay.js";
 import { addSendCommand } from "./commands/send.js";
+import { addVhostUserCommand } from "./commands/vhost-user.js";
 import type { CommandContext, Terminal } from "./terminal.js";
 
 /**
@@ -58,6 +59,7 @@ function buildProgram(context: CommandContext): Command {
   addMigrateCommand(program, context);
   addConvertCommand(program, context);
   addQemuCommand(program, context);
+  addVhostUserCommand(program, context);
   addInspectCommand(program, context);
   addDoctorCommand(program, context);
   return program;

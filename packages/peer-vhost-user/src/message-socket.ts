@@ -59,11 +59,11 @@ export class MessageSocket {
    * Writes one message.
    *
    * @param descriptors  Stay the caller's, and open.
-   * @throws {ChannelError} VHOST_CLOSED, CHANNEL_BROKEN, CHANNEL_TIMEOUT.
+   * @throws {ChannelError} VHOST_CLOSED, CHANNEL_TIMEOUT.
    */
   send(message: Uint8Array, descriptors: readonly number[]): void {
     if (!this.#isOpen) throw this.#closed("the connection is closed");
-    sendDescriptors(this.#descriptor, message, descriptors);
+    orClosed(() => sendDescriptors(this.#descriptor, message, descriptors));
   }
 
   /**
@@ -72,7 +72,7 @@ export class MessageSocket {
    * @param deadlineMs  By `performance.now()`; infinite to wait for ever.
    * @param doing       What for, in errors.
    * @returns null where the stream ended before its first byte.
-   * @throws {ChannelError} VHOST_TIMEOUT, VHOST_CLOSED, CHANNEL_BROKEN; {ProtocolError} VHOST_VERSION, VHOST_SIZE,
+   * @throws {ChannelError} VHOST_TIMEOUT, VHOST_CLOSED; {ProtocolError} VHOST_VERSION, VHOST_SIZE,
    *   VHOST_DESCRIPTORS.
    */
   async receive(deadlineMs: number, doing: string): Promise<VhostUserMessage | null> {
@@ -111,7 +111,7 @@ export class MessageSocket {
     let filled = 0;
     while (filled < out.length) {
       await this.#readable(deadlineMs, doing);
-      const got = receiveDescriptors(this.#descriptor, out.subarray(filled), DESCRIPTORS_MAX);
+      const got = orClosed(() => receiveDescriptors(this.#descriptor, out.subarray(filled), DESCRIPTORS_MAX));
       descriptors.push(...got.descriptors);
       if (got.bytes === 0 && filled === 0) return false;
       if (got.bytes === 0) throw this.#closed(`the connection ended inside a message, ${doing}`);
@@ -135,5 +135,17 @@ export class MessageSocket {
 
   #closed(what: string): ChannelError {
     return new ChannelError("VHOST_CLOSED", what);
+  }
+}
+
+/** Whether a connection ends with its last byte, or with bytes nobody read, is the kernel's difference and not ours. */
+function orClosed<Result>(act: () => Result): Result {
+  try {
+    return act();
+  } catch (cause) {
+    if (!(cause instanceof ChannelError) || cause.code !== "CHANNEL_BROKEN") throw cause;
+    throw new ChannelError("VHOST_CLOSED", `the other end has closed the connection (${cause.message}); see its log`, {
+      cause,
+    });
   }
 }

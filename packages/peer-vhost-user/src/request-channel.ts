@@ -70,7 +70,7 @@ export class RequestChannel {
    * Sends one request and waits for what answers it.
    *
    * @param descriptors  Stay the caller's, and open.
-   * @throws {ChannelError} VHOST_CLOSED, VHOST_TIMEOUT, CHANNEL_BROKEN; {ProtocolError} VHOST_REPLY, VHOST_SIZE,
+   * @throws {ChannelError} VHOST_CLOSED, VHOST_TIMEOUT, CHANNEL_TIMEOUT; {ProtocolError} VHOST_REPLY, VHOST_SIZE,
    *   VHOST_VERSION, VHOST_DESCRIPTORS, and VHOST_REFUSED for an acknowledgement that is not 0.
    */
   request(name: RequestName, payload: Uint8Array, descriptors: readonly number[] = []): Promise<Reply> {

@@ -9,7 +9,7 @@
  * front-end dials until it is answered. A peer that is missing fails the test that asked, by name.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as after } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -131,6 +131,20 @@ export class BackEndProcess {
       if (this.#hasExited || Date.now() > deadline)
         throw new Error(`${this.#name} did not say ${pattern}: ${this.#output}`);
       await Promise.race([new Promise<void>((resolve) => this.#heard.push(resolve)), after(100, null, { ref: false })]);
+    }
+  }
+
+  /** Waits until it listens, without connecting: it may serve one connection only. */
+  async listens(path: string): Promise<void> {
+    const deadline = Date.now() + START_TIMEOUT_MS;
+    // State 01 of /proc/net/unix with the flag of a listener; the path ends the line.
+    while (
+      !readFileSync("/proc/net/unix", "utf8")
+        .split("\n")
+        .some((line) => / 00010000 /.test(line) && line.endsWith(` ${path}`))
+    ) {
+      if (this.#hasExited || Date.now() > deadline) throw new Error(`${this.#name} does not listen: ${this.#output}`);
+      await after(DIAL_AGAIN_MS);
     }
   }
 
