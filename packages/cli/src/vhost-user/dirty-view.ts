@@ -76,13 +76,16 @@ export async function watchDirty(
       [device],
       files.map(({ run }) => run),
     );
-    await tracker.start(files.map(({ block }) => block));
-    await device.start();
-    const kicks = events.map(({ kick }) => kick);
-    const pages = await watch(tracker, files, kicks, terms, onInterval, signal);
-    await device.suspend();
-    await tracker.stop();
-    return { pages, bases: device.bases };
+    try {
+      await tracker.start(files.map(({ block }) => block));
+      await device.start();
+      const kicks = events.map(({ kick }) => kick);
+      const pages = await watch(tracker, files, kicks, terms, onInterval, signal);
+      await device.suspend();
+      return { pages, bases: device.bases };
+    } finally {
+      await tracker.stop();
+    }
   } finally {
     for (const { kick, call } of events) for (const event of [kick, call]) closeDescriptor(event);
     for (const { region } of files) closeSync(region.descriptor);
