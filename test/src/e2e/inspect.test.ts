@@ -197,7 +197,9 @@ for (const version of ["7.2", "11.1"] satisfies QemuVersion[]) {
 
     it("finds no difference after another QEMU loaded and saved it, and finds what was changed there", async () => {
       const passOn = async (from: string | null, to: string, change: (vm: QemuProcess) => Promise<unknown>) => {
-        const extraArgs = ["-m", "16", "-device", "e1000,id=nic", "-device", "qemu-xhci"];
+        // A clock that stands still with the guest: the host's may tick between two saves.
+        const clock = ["-rtc", "base=2020-01-01,clock=vm"];
+        const extraArgs = ["-m", "16", "-device", "e1000,id=nic", "-device", "qemu-xhci", ...clock];
         const incoming = from === null ? {} : { incoming: "defer" };
         const vm = await QemuProcess.start({ version, memory: [], paused: true, extraArgs, ...incoming });
         vms.push(vm);
