@@ -1,10 +1,46 @@
 /**
- * Wire layouts: multifd packets, the main channel and the return path.
+ * Wire layouts: multifd packets, the main channel and the return path; Cloud Hypervisor's migration messages.
  *
  * Pure: bytes in, values out, and back; no socket, file or thread.
  */
 
 export { type ByteSource, ChunkSource, need, type SeekableSource } from "./byte-source.js";
+export {
+  CONNECTIONS_MAX,
+  ERAS,
+  type Era,
+  type EraName,
+  eraOfRelease,
+  knowsCommand,
+  PROTOCOL_VERSION,
+  takesVersion,
+} from "./cloud-hypervisor/eras.js";
+export { type MemoryMapping, readMemoryMappings } from "./cloud-hypervisor/memory-configuration.js";
+export {
+  checkRangeTableLength,
+  MEMORY_RANGE_BYTES,
+  type MemoryRange,
+  MemoryRangeTable,
+  type RangeNumbers,
+} from "./cloud-hypervisor/memory-range-table.js";
+export {
+  CONNECTION_ROLE,
+  CONNECTION_ROLE_BYTES,
+  type CommandName,
+  commandName,
+  encodeConnectionRole,
+  encodeRequest,
+  encodeResponse,
+  MEMORY_FD_BYTES,
+  MEMORY_FD_TEXT_BYTES,
+  migrationRequest,
+  PAGE_FAULT_BYTES,
+  REQUEST_BYTES,
+  RESPONSE_BYTES,
+  takeResponse,
+} from "./cloud-hypervisor/message.js";
+export { appendDirtyBitmap, CHUNK_BYTES, partitionRanges } from "./cloud-hypervisor/range-rules.js";
+export { nextReceiverState, type ReceiverState } from "./cloud-hypervisor/receiver-states.js";
 export {
   COMPRESSED_SNAPSHOT_MAGIC_BYTES,
   FRAME_GUEST_BYTES,
