@@ -27,4 +27,5 @@ export {
 export { mixedImage, mixedShares, randomImage, zeroImage } from "./ram-image.js";
 export { createScratchDir, removeScratchDir } from "./scratch-dir.js";
 export { startScriptedBackEnd } from "./scripted-back-end.js";
+export { SerialConsole } from "./serial-console.js";
 export { type Buffers, DriverQueue, GuestMemory, type RamRun } from "./virtio-guest.js";
