@@ -5,6 +5,7 @@
  */
 
 export { type ByteSource, ChunkSource, need, type SeekableSource } from "./byte-source.js";
+export { CONFIG_BYTES_MAX, composeConfig, vmConfigOf } from "./cloud-hypervisor/configuration-text.js";
 export {
   CONNECTIONS_MAX,
   ERAS,
@@ -41,6 +42,14 @@ export {
 } from "./cloud-hypervisor/message.js";
 export { appendDirtyBitmap, CHUNK_BYTES, partitionRanges } from "./cloud-hypervisor/range-rules.js";
 export { nextReceiverState, type ReceiverState } from "./cloud-hypervisor/receiver-states.js";
+export { readSavedMemory, type SavedMapping, type SavedMemory, unsavedRam } from "./cloud-hypervisor/saved-memory.js";
+export {
+  findStateNode,
+  readStateTree,
+  STATE_BYTES_MAX,
+  type StateData,
+  type StateNode,
+} from "./cloud-hypervisor/state-tree.js";
 export {
   COMPRESSED_SNAPSHOT_MAGIC_BYTES,
   FRAME_GUEST_BYTES,

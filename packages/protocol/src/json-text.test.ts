@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { JsonMembers, type JsonValue, parseJsonText } from "./json-text.js";
+import { JsonMembers, type JsonValue, parseJsonMembers, parseJsonText } from "./json-text.js";
 
 const LIMITS = { charactersMax: 10_000, depthMax: 20, valuesMax: 1000 };
 const parse = (text: string) => parseJsonText(text, LIMITS);
@@ -96,5 +96,26 @@ describe("JSON text", () => {
       }),
       { numRuns: 2000 },
     );
+  });
+
+  it("gives each member of an object its own text, to the character", () => {
+    const text = ' {"a" :  {"n": 9223372036854775809 , "s":"\\u0041"} ,"b":[1 ,2],\n"a":-0.10 } ';
+    assert.deepEqual(
+      parseJsonMembers(text, LIMITS).map(({ key, text }) => [key, text]),
+      [
+        ["a", '{"n": 9223372036854775809 , "s":"\\u0041"}'],
+        ["b", "[1 ,2]"],
+        ["a", "-0.10"],
+      ],
+    );
+    assert.deepEqual(parseJsonMembers("{}", LIMITS), []);
+  });
+
+  it("gives no members of what is not one object", () => {
+    for (const text of ["[1]", "7", "", '{"a":1} x', '{"a":}'])
+      assert.throws(() => parseJsonMembers(text, LIMITS), { code: "JSON_SYNTAX" });
+    assert.throws(() => parseJsonMembers(`{"a":"${"x".repeat(LIMITS.charactersMax)}"}`, LIMITS), {
+      code: "JSON_TOO_LARGE",
+    });
   });
 });

@@ -52,6 +52,27 @@ export function parseJsonText(text: string, limits: JsonLimits): JsonValue {
   return value;
 }
 
+/** A member of the outermost object, with its value exactly as the text has it. */
+export type JsonMemberText = { readonly key: string; readonly value: JsonValue; readonly text: string };
+
+/**
+ * Reads an object that takes the whole text, and keeps each member's own text: for whoever passes parts of it on.
+ *
+ * @throws {ProtocolError} JSON_SYNTAX, also where the value is no object, or JSON_TOO_LARGE.
+ */
+export function parseJsonMembers(text: string, limits: JsonLimits): readonly JsonMemberText[] {
+  if (text.length > limits.charactersMax)
+    throw new ProtocolError("JSON_TOO_LARGE", `the text is longer than ${limits.charactersMax} characters`);
+  const reader = new JsonReader(text, limits);
+  const spans: Span[] = [];
+  const members = reader.object(spans);
+  reader.end();
+  return members.map(([key, value], i) => ({ key, value, text: text.slice(spans[i]!.from, spans[i]!.to) }));
+}
+
+/** Where a value stands in the text. */
+type Span = { readonly from: number; readonly to: number };
+
 const SPACE = /[ \t\n\r]*/y;
 const NUMBER = /-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/y;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: RFC 8259 keeps them out of strings.
@@ -101,12 +122,18 @@ class JsonReader {
     return this.#number();
   }
 
+  /** @param spans  Takes the place of each member's value. */
+  object(spans: Span[]): readonly (readonly [string, JsonValue])[] {
+    if (!this.#take("{")) throw this.#refused("JSON_SYNTAX", "an object was due");
+    return this.#members(1, spans);
+  }
+
   end(): void {
     this.#match(SPACE);
     if (this.#at < this.#text.length) throw this.#refused("JSON_SYNTAX", "something follows the value");
   }
 
-  #members(depth: number): (readonly [string, JsonValue])[] {
+  #members(depth: number, spans: Span[] | null = null): (readonly [string, JsonValue])[] {
     const members: (readonly [string, JsonValue])[] = [];
     if (this.#take("}")) return members;
     do {
@@ -115,7 +142,10 @@ class JsonReader {
       const key = this.#string();
       if (!this.#take(":")) throw this.#refused("JSON_SYNTAX", '":" was due');
       this.#count();
+      this.#match(SPACE);
+      const from = this.#at;
       members.push([key, this.value(depth)]);
+      spans?.push({ from, to: this.#at });
     } while (this.#take(","));
     if (!this.#take("}")) throw this.#refused("JSON_SYNTAX", '"," or "}" was due');
     return members;
