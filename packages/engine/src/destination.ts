@@ -25,7 +25,7 @@ import { ChannelThreads } from "./channel-threads.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
 import type { DestinationGuest } from "./guest.js";
-import type { DestinationPeer, RoundPhase } from "./peer.js";
+import { type DestinationPeer, HAND_OVER_MS, type RoundPhase } from "./peer.js";
 import { PlacedRam } from "./placed-ram.js";
 import { ProgressMeter } from "./progress-meter.js";
 import { StallWatch } from "./stall-watch.js";
@@ -69,6 +69,9 @@ class DestinationMigration {
   readonly #threads: ChannelThreads;
   #channels: readonly Channel[] = [];
   #ram: PlacedRam | null = null;
+  #stall: StallWatch | null = null;
+  /** All of RAM is here: what the source asks next is whether the guest is loaded. */
+  #complete = false;
   #meter: ProgressMeter | null = null;
   #syncs = 0;
   #rounds = 0;
@@ -93,21 +96,16 @@ class DestinationMigration {
   async run(): Promise<MigrationResult> {
     const { guest, peer, signal, stallTimeoutMs, onEvent } = this.#job;
     const unwatch = this.#failure.watch(signal, () => this.#committing);
-    let stall: StallWatch | null = null;
     try {
       this.#channels = await this.#failure.race(peer.accept(this.#abort.signal));
       this.#startedMs = performance.now();
       this.#cpu = process.cpuUsage();
       onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
-      stall = new StallWatch(
-        stallTimeoutMs,
-        () => this.#totals().wireBytes,
-        () => this.#waitingFor,
-        (error) => this.#failure.fail(error),
-      );
+      this.#watchForStall(stallTimeoutMs);
       await this.#follow();
-      await this.#everythingIn();
-      stall.stop();
+      this.#barrier.releaseForGood();
+      await this.#statesIn();
+      this.#stall?.stop();
       this.#committing = true;
       await guest.commit();
       return this.#result(await this.#acknowledge());
@@ -117,11 +115,21 @@ class DestinationMigration {
       throw error;
     } finally {
       unwatch();
-      stall?.stop();
+      this.#stall?.stop();
       this.#meter?.stop();
       await this.#close();
       peer.close();
     }
+  }
+
+  #watchForStall(timeoutMs: number): void {
+    this.#stall?.stop();
+    this.#stall = new StallWatch(
+      timeoutMs,
+      () => this.#totals().wireBytes,
+      () => this.#waitingFor,
+      (error) => this.#failure.fail(error),
+    );
   }
 
   /** Does what the main channel says, word by word, until its last. */
@@ -137,6 +145,9 @@ class DestinationMigration {
           break;
         case "sync":
           await this.#sync(word.phase);
+          break;
+        case "confirm":
+          await this.#confirm(word.answer);
           break;
         case "pages":
           this.#ram?.applyPages(word.block, word.pages, word.bytes);
@@ -200,12 +211,25 @@ class DestinationMigration {
       this.#waitingFor = `waiting for the SYNC of channel ${missing.join(", ")}`;
     });
     this.#waitingFor = "receiving";
+    this.#complete ||= phase === "complete";
     this.#barrier.release(sync);
   }
 
-  /** Everything has been said: sees that everything is in. */
-  async #everythingIn(): Promise<void> {
-    this.#barrier.releaseForGood();
+  /** Says that all is loaded, once it is; from then on the source's last byte is due within its time. */
+  async #confirm(answer: () => Promise<void>): Promise<void> {
+    const { guest } = this.#job;
+    await this.#statesIn();
+    if (this.#complete && guest.prepare !== undefined) {
+      this.#stall?.stop(); // loading has bounds of its own
+      await this.#failure.race(guest.prepare());
+      this.#waitingFor = "waiting for the source to hand its guest over";
+      this.#watchForStall(HAND_OVER_MS);
+    }
+    await answer();
+  }
+
+  /** Waits until every device state that has come is loaded. */
+  async #statesIn(): Promise<void> {
     for (;;) {
       const bell = this.#barrier.bell;
       this.#failure.check();

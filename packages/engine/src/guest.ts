@@ -51,6 +51,14 @@ export interface SourceGuest {
   resume(): Promise<void>;
   /** Called once, paused: what travels down the channels as device-state packets. */
   deviceStates(): Promise<readonly DeviceState[]>;
+  /** Where the destination has to agree before RAM moves: what it is to judge. */
+  readonly introduction?: readonly DeviceState[];
+  /**
+   * Gives the guest up. Where a guest has this, it is handed over in two steps: the destination says that it has
+   * loaded everything and runs nothing; then this is called; then the last byte leaves, which sets the guest running
+   * there. Synchronous, so that as little as possible can happen in between; `resume` must be able to undo it.
+   */
+  handOver?(): void;
 }
 
 /** Where a RAM block's pages go at the destination. */
@@ -83,6 +91,11 @@ export interface DestinationGuest {
   loadDeviceState(state: DeviceState): Promise<void>;
   /** The device part of the main channel, verbatim, as the peer that read it describes it. */
   loadDevices(devices: DevicePart): Promise<void>;
+  /**
+   * The source asks, before its last byte, whether all is loaded; a rejection fails the migration. No
+   * guest may run yet. Left out where there is nothing to load before `commit`.
+   */
+  prepare?(): Promise<void>;
   /**
    * Everything has been applied: take the guest over. Only when this resolves
    * is the source told, and the guest is lost to it; a rejection fails the migration.

@@ -12,6 +12,7 @@ export type {
 } from "./guest.js";
 export { requireTracking, trackingRemedy } from "./kernel-tracking.js";
 export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
+export { HAND_OVER_MS, LOADED_MS } from "./peer.js";
 export { type KeptBlock, partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
 export { type RelayJob, type RelayResult, runRelay } from "./relay.js";
 export type { RelayPeer, RelayWord } from "./relay-peer.js";

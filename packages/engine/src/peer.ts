@@ -20,6 +20,14 @@ export type ListedBlock = RamBlock & {
 /** Pages of one RAM block that are all zero; `pages` is good until the next run is asked for. */
 export type ZeroPages = { readonly block: RamBlock; readonly pages: Uint32Array };
 
+/** How long a source waits for a destination's word that everything is loaded. */
+export const LOADED_MS = 30_000;
+/**
+ * How long a destination that has given it waits for the source's last byte: longer than the source may take to
+ * act on an answer, so that one that acts in time is never acted on too late.
+ */
+export const HAND_OVER_MS = 2 * LOADED_MS;
+
 /** Which SYNC a record on the main channel pairs with. */
 export type RoundPhase = "setup" | "iterate" | "complete";
 
@@ -41,6 +49,13 @@ export interface SourcePeer {
    * `zeroPages` that were not in packets.
    */
   closeRound(phase: RoundPhase, zeroPages: Iterable<ZeroPages>): Promise<void>;
+  /**
+   * Asks whether everything sent so far is loaded, and resolves when the destination says so. Left out by peers
+   * that cannot ask; guests that need the answer cannot go there.
+   *
+   * @throws {ChannelError} NOT_LOADED, when the answer took longer than `LOADED_MS`, be it our own standing still.
+   */
+  confirm?(): Promise<void>;
   /**
    * Writes everything behind RAM. When it resolves the last byte has left for
    * the destination; when it rejects the destination cannot have the whole.
@@ -64,6 +79,8 @@ export type SourceWord =
   | { readonly kind: "ram-blocks"; readonly blocks: readonly RamBlock[] }
   /** Every channel has sent one more SYNC: wait for it, then let them go on. */
   | { readonly kind: "sync"; readonly phase: RoundPhase }
+  /** The source waits to hear that everything before this is loaded. */
+  | { readonly kind: "confirm"; readonly answer: () => Promise<void> }
   /** Pages that are all zeros (`bytes` null) or that came in `bytes`. */
   | { readonly kind: "pages"; readonly block: number; readonly pages: Uint32Array; readonly bytes: Uint8Array | null }
   /** The device part; nothing follows. */

@@ -13,6 +13,9 @@
  *      │           └ resume
  *      └ the guest never noticed
  *
+ * A guest that is handed over in two steps shortens the phase in which nobody can know:
+ * the destination has loaded everything before the last byte leaves.
+ *
  * `handed-over` begins when the last byte has left: from then on the destination
  * may be running the guest, so a lost acknowledgement is reported, not guessed at,
  * and a cancellation comes too late. A destination that cannot speak is taken at its
@@ -176,17 +179,47 @@ class SourceMigration {
 
     this.#step = "setting up";
     await this.#failure.race(peer.begin(blocks, devices));
-    await this.#sendRound([], [], "setup");
+    await this.#sendRound([], guest.introduction ?? [], "setup");
+    if (guest.introduction !== undefined) await this.#confirm("waiting for the destination to agree");
     this.#meter.start();
     const dirty = await this.#precopy();
     const states = await this.#failure.race(this.#deviceStates());
     await this.#sendRound(dirty, states, "complete");
-    this.#step = "sending the device part";
-    await this.#failure.race(peer.finish(devices));
-    this.#phase = "handed-over";
+    if (guest.handOver === undefined) {
+      this.#step = "sending the device part";
+      await this.#failure.race(peer.finish(devices));
+      this.#phase = "handed-over";
+    } else {
+      await this.#confirm("waiting for the destination to load the guest");
+      await this.#handOver(() => guest.handOver!());
+    }
     this.#step = "waiting for the destination's word";
     this.#acknowledged = await this.#failure.race(verdict);
     this.#phase = "acknowledged";
+  }
+
+  async #confirm(step: string): Promise<void> {
+    const { peer } = this.#job;
+    this.#step = step;
+    if (peer.confirm === undefined) {
+      throw new ConfigError("PEER_UNFIT", `${peer.name} cannot say when it has loaded a guest; this one needs that`);
+    }
+    await this.#failure.race(peer.confirm());
+    this.#failure.check();
+  }
+
+  /** Nothing may come between giving the guest up and the last byte: neither is raced against a failure. */
+  async #handOver(giveUp: () => void): Promise<void> {
+    const { peer, devices } = this.#job;
+    this.#step = "handing the guest over";
+    this.#phase = "handed-over";
+    try {
+      giveUp();
+      await peer.finish(devices);
+    } catch (error) {
+      this.#phase = "paused"; // it has not left
+      throw error;
+    }
   }
 
   async #connect(): Promise<void> {

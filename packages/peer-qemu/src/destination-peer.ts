@@ -12,11 +12,13 @@ import type { RamBlock } from "@multifd/memory";
 import { decodeMainStream, encodePong, encodeShut, type MainEvent, ProtocolError } from "@multifd/protocol";
 import { describeBlocks } from "./ram-block-list.js";
 import { type Connections, Reception, type ReceptionTerms } from "./reception.js";
+import { CONFIRM_VALUE } from "./source-peer.js";
 import { SyncPairing } from "./sync-pairing.js";
 
 /** How long a source may take to hear that we failed before we close. */
 const REFUSE_MS = 1000;
 
+type Command = Extract<MainEvent, { kind: "command" }>;
 type Configuration = Extract<MainEvent, { kind: "configuration" }>;
 
 export class QemuDestinationPeer implements DestinationPeer {
@@ -66,7 +68,8 @@ export class QemuDestinationPeer implements DestinationPeer {
           this.#configuration = checkConfiguration(event);
           break;
         case "command":
-          await this.#obey(event);
+          if (this.#asks(event)) yield { kind: "confirm", answer: () => this.#main!.write(encodePong(event.value)) };
+          else await this.#obey(event);
           break;
         case "ram-blocks":
           this.#ramSectionId = event.sectionId;
@@ -91,7 +94,11 @@ export class QemuDestinationPeer implements DestinationPeer {
     }
   }
 
-  async #obey(command: Extract<MainEvent, { kind: "command" }>): Promise<void> {
+  #asks(command: Command): command is Extract<Command, { name: "ping" }> {
+    return this.#returnPath && command.name === "ping" && command.value >= CONFIRM_VALUE;
+  }
+
+  async #obey(command: Command): Promise<void> {
     switch (command.name) {
       case "open-return-path":
         this.#returnPath = true;

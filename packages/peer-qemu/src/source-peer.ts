@@ -11,8 +11,16 @@
  * without its SHUT a source only knows that it has sent everything, not that it arrived.
  * Source: QEMU 10.0, migration/savevm.c, qemu_savevm_state_setup(); migration/ram.c, ram_save_setup().
  */
+import { setImmediate as turn } from "node:timers/promises";
 import { type Channel, formatAddress, type MainChannel } from "@multifd/channel";
-import type { DevicePart, ListedBlock, RoundPhase, SourcePeer, ZeroPages } from "@multifd/engine";
+import {
+  type DevicePart,
+  type ListedBlock,
+  LOADED_MS,
+  type RoundPhase,
+  type SourcePeer,
+  type ZeroPages,
+} from "@multifd/engine";
 import {
   addCapability,
   CAPABILITY_IGNORE_SHARED,
@@ -47,6 +55,8 @@ const NO_MACHINE = "none";
 /** The RAM section's number where no device part came with one. */
 const RAM_SECTION_ID = 1;
 const PING_VALUE = 1;
+/** A PING of this value or a higher one asks whether everything before it is loaded; QEMU's own are 1 and 0x42. */
+export const CONFIRM_VALUE = 0x6d660000;
 const RETURN_PATH_COMMANDS = [
   encodeCommand({ name: "open-return-path" }),
   encodeCommand({ name: "ping", value: PING_VALUE }),
@@ -62,6 +72,8 @@ export class QemuSourcePeer implements SourcePeer {
   #ramSectionId = RAM_SECTION_ID;
   #pageBytes = 0;
   #dialect: Dialect;
+  #confirmed = CONFIRM_VALUE;
+  #onPong: (value: number) => void = () => {};
   /** Set before the last write: the answer may come before that is confirmed. */
   #finishing = false;
   readonly #finished: Promise<void>;
@@ -130,6 +142,33 @@ export class QemuSourcePeer implements SourcePeer {
     }
   }
 
+  /** Needs `verdict` to be under way, and the return path. */
+  async confirm(): Promise<void> {
+    const value = this.#confirmed++;
+    const askedMs = performance.now();
+    let timer: NodeJS.Timeout | undefined;
+    const late = () =>
+      new ChannelError(
+        "NOT_LOADED",
+        `the destination did not say within ${LOADED_MS} ms that it has loaded what it got; see what its QEMU does`,
+      );
+    const answered = new Promise<void>((resolve, reject) => {
+      this.#onPong = (came) => came === value && resolve();
+      timer = setTimeout(() => reject(late()), LOADED_MS);
+    });
+    answered.catch(() => {}); // told below
+    try {
+      await this.#write(encodeCommand({ name: "ping", value }));
+      await answered;
+      // What came right behind the answer counts, and so does a time in which we stood still ourselves.
+      await turn();
+      await turn();
+    } finally {
+      clearTimeout(timer);
+    }
+    if (performance.now() - askedMs > LOADED_MS) throw late();
+  }
+
   async finish(devices: DevicePart | null): Promise<void> {
     this.#finishing = true;
     await this.#write(devices?.sections ?? encodeStreamEnd(emptyVmDescription(this.#pageBytes)));
@@ -145,6 +184,7 @@ export class QemuSourcePeer implements SourcePeer {
       return false;
     }
     for await (const message of decodeReturnPath(main.source)) {
+      if (message.kind === "pong") this.#onPong(message.value);
       if (message.kind !== "shut") continue;
       if (message.status !== 0) {
         throw new ProtocolError(
