@@ -113,6 +113,7 @@ export class PacketIntake {
     if (count === 0) return;
     this.block = this.#findBlock(header.ramBlock);
     const { lengthBytes, name } = blocks[this.block]!;
+    if (lengthBytes === 0) throw takesNoPage(name);
     takePageOffsets(headerView, RAM_PACKET_HEADER_BYTES, count, pageBytes, lengthBytes, name, pages, 0);
     checkNoDuplicates(pages, count, this.#scratch);
   }
@@ -135,4 +136,11 @@ export class PacketIntake {
       `the stream ended after ${received} of ${out.length} bytes of device "${this.deviceState!.device}"; the source or the link went away`,
     );
   }
+}
+
+function takesNoPage(name: string): ProtocolError {
+  return new ProtocolError(
+    "RAM_BLOCK_SHARED",
+    `a packet has pages of RAM block "${name}", which takes none: both sides share its file; see that the source shares it too (share=on, x-ignore-shared), or take it in without sharing`,
+  );
 }

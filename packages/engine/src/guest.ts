@@ -69,8 +69,9 @@ export type RamPlacement = {
   /**
    * `file`: pages are written with pwrite. `mapping`: into a mapping, for files
    * that take no write(2), such as hugetlbfs; their storage is reserved beforehand.
+   * `nowhere`: the block is shared with the source, which sends no page of it, and one that comes is refused.
    */
-  readonly through: "file" | "mapping";
+  readonly through: "file" | "mapping" | "nowhere";
   /** Whether everything reads as zero: then a page's first zero needs no write. */
   readonly startsZeroed: boolean;
   /** Where the block begins in the file; 0 unless given. */

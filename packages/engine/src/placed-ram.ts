@@ -45,12 +45,14 @@ export class PlacedRam {
     this.#pageBytes = pageBytes;
     this.#packet.pageBytes = pageBytes;
     this.#blocks = placements.map((placement) => this.#open(placement));
-    this.lengthBytes = placements.reduce((sum, { block }) => sum + block.lengthBytes, 0);
+    const taken = placements.filter(({ through }) => through !== "nowhere");
+    this.lengthBytes = taken.reduce((sum, { block }) => sum + block.lengthBytes, 0);
   }
 
   #open(placement: RamPlacement): ReceiveBlock {
     const { block, descriptor, through, startsZeroed, fileOffsetBytes = 0, present, frames } = placement;
     const { name, lengthBytes } = block;
+    if (through === "nowhere") return takesNoPage(name);
     const intoFile = {
       lengthBytes: BigInt(lengthBytes),
       file: descriptor,
@@ -180,4 +182,10 @@ export class PlacedRam {
     for (const descriptor of this.#fresh.splice(0)) closeDescriptor(descriptor);
     for (const mapping of this.#mappings.splice(0)) unmap(mapping);
   }
+}
+
+/** A block of no length: no page lies in it, so none is placed whatever the stream says. */
+function takesNoPage(name: string): ReceiveBlock {
+  const target = { lengthBytes: 0n, file: -1, fileOffsetBytes: 0n, address: 0n, fresh: -1 };
+  return { name, lengthBytes: 0, target, written: new SharedArrayBuffer(0) };
 }

@@ -8,6 +8,9 @@
  * fails it is emptied to zeros. Blocks that nobody named are kept in memory and
  * handed to `save` with the devices.
  *
+ * Files may be `shared` with the source, which then leaves their blocks out of its stream: those are
+ * looked at, and never written or cleared.
+ *
  * Owns the descriptors.
  */
 import { closeSync, fstatSync, fsync, ftruncateSync, openSync, renameSync, rmSync } from "node:fs";
@@ -32,7 +35,7 @@ type OpenFile = {
   readonly path: string;
   readonly descriptor: number;
   /** A whole one bears its own name already, while the migration may still fail. */
-  state: "partial" | "whole" | "in-place";
+  state: "partial" | "whole" | "in-place" | "shared";
 };
 
 /** Name under which a file is written until it is whole. */
@@ -43,6 +46,7 @@ export function partialPath(path: string): string {
 export class RamFiles implements DestinationGuest {
   readonly #paths: ReadonlyMap<string, string>;
   readonly #save: ((saved: SavedGuest) => Promise<void>) | null;
+  readonly #use: "received" | "shared";
   readonly #files: OpenFile[] = [];
   readonly #kept: KeptBlock[] = [];
   #blocks: readonly RamBlock[] = [];
@@ -53,9 +57,15 @@ export class RamFiles implements DestinationGuest {
   /**
    * @param paths  File by RAM block name.
    * @param save   Stores the device part and the blocks not named; null when nobody wants them.
+   * @param use    `shared`: the source has mapped the very files, and no page of theirs comes.
    */
-  constructor(paths: ReadonlyMap<string, string>, save: ((saved: SavedGuest) => Promise<void>) | null) {
+  constructor(
+    paths: ReadonlyMap<string, string>,
+    save: ((saved: SavedGuest) => Promise<void>) | null,
+    use: "received" | "shared" = "received",
+  ) {
     this.#paths = paths;
+    this.#use = use;
     this.#save = save;
   }
 
@@ -71,7 +81,8 @@ export class RamFiles implements DestinationGuest {
     this.#blocks = blocks;
     const placements = blocks.map((block) => {
       const path = this.#paths.get(block.name);
-      return path === undefined ? this.#keep(block) : this.#open(block, path);
+      if (path === undefined) return this.#keep(block);
+      return this.#use === "shared" ? this.#openShared(block, path) : this.#open(block, path);
     });
     this.#placed = true;
     return placements;
@@ -95,6 +106,13 @@ export class RamFiles implements DestinationGuest {
     return placeInNew(block, partial, descriptor);
   }
 
+  #openShared(block: RamBlock, path: string): RamPlacement {
+    const descriptor = withSystemError(path, () => openSync(path, "r"));
+    this.#files.push({ path, descriptor, state: "shared" });
+    const { startsZeroed } = placeInExisting(block, path, descriptor);
+    return { block, descriptor, through: "nowhere", startsZeroed };
+  }
+
   async loadDeviceState(state: DeviceState): Promise<void> {
     throw new ProtocolError(
       "DEVICE_STATE_UNEXPECTED",
@@ -109,7 +127,8 @@ export class RamFiles implements DestinationGuest {
   async commit(): Promise<void> {
     // The source gives its guest up for our word: what we vouch for must be on its medium.
     await Promise.all(
-      this.#files.map(async ({ path, descriptor }) => {
+      this.#files.map(async ({ path, descriptor, state }) => {
+        if (state === "shared") return;
         await promisify(fsync)(descriptor).catch((error: unknown) => {
           throw systemError(path, error);
         });
@@ -128,6 +147,7 @@ export class RamFiles implements DestinationGuest {
 
   async abandon(): Promise<void> {
     for (const { path, descriptor, state } of this.#files) {
+      if (state === "shared") continue;
       if (state !== "in-place") {
         rmSync(state === "whole" ? path : partialPath(path), { force: true });
         continue;

@@ -9,7 +9,15 @@
 import { type Address, formatAddress, MainChannel } from "@multifd/channel";
 import type { DestinationPeer, SourceWord } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
-import { decodeMainStream, encodePong, encodeShut, type MainEvent, ProtocolError } from "@multifd/protocol";
+import {
+  CAPABILITY_IGNORE_SHARED,
+  decodeMainStream,
+  dropCapability,
+  encodePong,
+  encodeShut,
+  type MainEvent,
+  ProtocolError,
+} from "@multifd/protocol";
 import { describeBlocks } from "./ram-block-list.js";
 import { type Connections, Reception, type ReceptionTerms } from "./reception.js";
 import { CONFIRM_VALUE } from "./source-peer.js";
@@ -21,9 +29,18 @@ const REFUSE_MS = 1000;
 type Command = Extract<MainEvent, { kind: "command" }>;
 type Configuration = Extract<MainEvent, { kind: "configuration" }>;
 
+export type QemuDestinationTerms = ReceptionTerms & {
+  /**
+   * RAM blocks that the source leaves out of its stream (capability x-ignore-shared), for their bytes are here
+   * already. Left out: a source that leaves any out is refused.
+   */
+  readonly sharedBlocks?: ReadonlySet<string>;
+};
+
 export class QemuDestinationPeer implements DestinationPeer {
   readonly channels: number;
   readonly #reception: Reception;
+  readonly #sharedBlocks: ReadonlySet<string> | null;
   #main: MainChannel | null = null;
   #returnPath = false;
   #configuration: Configuration | null = null;
@@ -32,14 +49,15 @@ export class QemuDestinationPeer implements DestinationPeer {
   #indexes: ReadonlyMap<string, number> = new Map();
   readonly #pairing = new SyncPairing();
 
-  private constructor(reception: Reception, channels: number) {
+  private constructor(reception: Reception, { channels, sharedBlocks }: QemuDestinationTerms) {
     this.#reception = reception;
+    this.#sharedBlocks = sharedBlocks ?? null;
     this.channels = channels;
   }
 
   /** @throws {SystemError} when the address cannot be listened on. */
-  static async listen(address: Address, terms: ReceptionTerms): Promise<QemuDestinationPeer> {
-    return new QemuDestinationPeer(await Reception.listen(address, terms), terms.channels);
+  static async listen(address: Address, terms: QemuDestinationTerms): Promise<QemuDestinationPeer> {
+    return new QemuDestinationPeer(await Reception.listen(address, terms), terms);
   }
 
   /** As listened on, with the port that the system chose where 0 was given. */
@@ -65,7 +83,7 @@ export class QemuDestinationPeer implements DestinationPeer {
     for await (const event of decodeMainStream(this.#main!.source)) {
       switch (event.kind) {
         case "configuration":
-          this.#configuration = checkConfiguration(event);
+          this.#configuration = checkConfiguration(event, this.#sharedBlocks !== null);
           break;
         case "command":
           if (this.#asks(event)) yield { kind: "confirm", answer: () => this.#main!.write(encodePong(event.value)) };
@@ -74,6 +92,7 @@ export class QemuDestinationPeer implements DestinationPeer {
         case "ram-blocks":
           this.#ramSectionId = event.sectionId;
           this.#blocks = describeBlocks(event.blocks, this.#configuration!.pageBytes);
+          this.#checkShared();
           this.#indexes = new Map(this.#blocks.map((block, index) => [block.name, index]));
           yield { kind: "ram-blocks", blocks: this.#blocks };
           break;
@@ -82,9 +101,11 @@ export class QemuDestinationPeer implements DestinationPeer {
           if (this.#pairing.pairs(event)) yield { kind: "sync", phase: event.phase };
           break;
         case "zero-pages":
+          this.#checkTaken(event.block);
           yield { kind: "pages", block: this.#indexes.get(event.block)!, pages: event.pages, bytes: null };
           break;
         case "page":
+          this.#checkTaken(event.block);
           yield this.#page(event);
           break;
         case "devices":
@@ -111,6 +132,22 @@ export class QemuDestinationPeer implements DestinationPeer {
     }
   }
 
+  #checkShared(): void {
+    for (const name of this.#sharedBlocks ?? []) {
+      if (this.#blocks.some((block) => block.name === name)) continue;
+      const known = this.#blocks.map((block) => `"${block.name}"`).join(", ");
+      throw new ProtocolError("RAM_BLOCK_UNKNOWN", `the source has no RAM block "${name}" to share; it has ${known}`);
+    }
+  }
+
+  #checkTaken(block: string): void {
+    if (!this.#sharedBlocks?.has(block)) return;
+    throw new ProtocolError(
+      "RAM_BLOCK_SHARED",
+      `a page of RAM block "${block}" came, though both sides share its file; the source has mapped another one, or not with share=on`,
+    );
+  }
+
   #page(event: Extract<MainEvent, { kind: "page" }>): SourceWord {
     const pages = Uint32Array.of(event.page);
     return { kind: "pages", block: this.#indexes.get(event.block)!, pages, bytes: event.bytes };
@@ -118,7 +155,9 @@ export class QemuDestinationPeer implements DestinationPeer {
 
   #devices(sections: Uint8Array) {
     const { machineType, bytes } = this.#configuration!;
-    return { machineType, ramSectionId: this.#ramSectionId, configuration: bytes, sections };
+    // The devices are kept as of a guest whose RAM is all there, which it is.
+    const configuration = this.#sharedBlocks === null ? bytes : dropCapability(bytes, CAPABILITY_IGNORE_SHARED);
+    return { machineType, ramSectionId: this.#ramSectionId, configuration, sections };
   }
 
   async acknowledge(): Promise<boolean> {
@@ -146,10 +185,12 @@ export class QemuDestinationPeer implements DestinationPeer {
   }
 }
 
-function checkConfiguration(configuration: Configuration): Configuration {
-  if (!configuration.capabilities.includes("x-ignore-shared")) return configuration;
+function checkConfiguration(configuration: Configuration, shares: boolean): Configuration {
+  if (configuration.capabilities.includes(CAPABILITY_IGNORE_SHARED) === shares) return configuration;
   throw new ProtocolError(
     "CAPABILITY",
-    "the source leaves shared RAM out of its stream (capability x-ignore-shared); switch that off, or no guest arrives",
+    shares
+      ? "the source sends all of its RAM; switch its capability x-ignore-shared on, or take the RAM in without sharing"
+      : "the source leaves shared RAM out of its stream (capability x-ignore-shared); switch that off, or no guest arrives; or name the RAM files that are shared with it (receive --ignore-shared)",
   );
 }

@@ -1,4 +1,4 @@
-export { QemuDestinationPeer } from "./destination-peer.js";
+export { QemuDestinationPeer, type QemuDestinationTerms } from "./destination-peer.js";
 export { type DeviceFile, readDeviceFile, writeDeviceFile } from "./device-file.js";
 export { type Dialect, dialectOf } from "./dialect.js";
 export { isOver, isUnderWay, type MigrationInfo, readMigrationInfo } from "./drive/migration-info.js";

@@ -30,6 +30,7 @@ type ReceiveFlags = ChannelFlags &
     readonly out?: string;
     readonly ram?: ReadonlyMap<string, string>;
     readonly devices?: string;
+    readonly ignoreShared?: true;
     readonly guest?: Address;
     readonly handshakeTimeout: number;
   };
@@ -60,6 +61,12 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
     )
     .option("--devices <path>", "where the device part and the RAM blocks not named go (default: they are dropped)")
     .addOption(
+      new Option(
+        "--ignore-shared",
+        "the source leaves the blocks of --ram out (share=on, capability x-ignore-shared): take the rest; their files are only looked at",
+      ).conflicts(["out", "guest"]),
+    )
+    .addOption(
       new Option("--out <path>", "a snapshot: one file with everything in it").conflicts(["ram", "devices", "guest"]),
     )
     .addOption(
@@ -75,6 +82,11 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
       if (!flags.guest && !flags.ram && flags.devices === undefined && flags.out === undefined) {
         command.error(
           "error: name where it goes: --ram BLOCK=PATH and --devices PATH, or --out PATH, or --guest unix:PATH",
+        );
+      }
+      if (flags.ignoreShared && (!flags.ram || flags.devices === undefined)) {
+        command.error(
+          "error: --ignore-shared leaves only the device part: name the files with --ram, it with --devices",
         );
       }
       if (flags.form !== undefined && flags.out === undefined) {
@@ -93,7 +105,12 @@ async function receive(context: CommandContext, flags: ReceiveFlags): Promise<vo
     if (flags.out !== undefined) {
       return take(flags, watch, snapshotWriter(flags.out, flags.form ?? "mapped-ram", flags.formLevel));
     }
-    if (!flags.guest) return take(flags, watch, new RamFiles(flags.ram ?? new Map(), deviceSaver(flags.devices)));
+    if (!flags.guest)
+      return take(
+        flags,
+        watch,
+        new RamFiles(flags.ram ?? new Map(), deviceSaver(flags.devices), flags.ignoreShared ? "shared" : "received"),
+      );
     const guest = await IncomingGuest.open(flags.guest);
     try {
       const result = await take(flags, watch, guest);
@@ -109,6 +126,7 @@ async function take(flags: ReceiveFlags, watch: MigrationWatch, guest: Destinati
     channels: flags.channels,
     ...(flags.uuid && { uuid: flags.uuid }),
     handshakeTimeoutMs: flags.handshakeTimeout,
+    ...(flags.ignoreShared && { sharedBlocks: new Set(flags.ram!.keys()) }),
     ...listenTls(flags),
   });
   watch.onEvent({ event: "listening", address: formatAddress(peer.address), channels: flags.channels });
