@@ -11,9 +11,10 @@ export type {
   SourceGuest,
 } from "./guest.js";
 export { requireTracking, trackingRemedy } from "./kernel-tracking.js";
+export { nameWholeFile, partialPath, syncFolder } from "./partial-file.js";
 export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
 export { HAND_OVER_MS, LOADED_MS } from "./peer.js";
-export { type KeptBlock, partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
+export { type KeptBlock, RamFiles, type SavedGuest } from "./ram-files.js";
 export { type RelayJob, type RelayResult, runRelay } from "./relay.js";
 export type { RelayPeer, RelayWord } from "./relay-peer.js";
 export { runSource, type SourceJob } from "./source.js";

@@ -3,7 +3,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describeRamBlock } from "@multifd/memory";
-import { partialPath, RamFiles, type SavedGuest } from "./ram-files.js";
+import { partialPath } from "./partial-file.js";
+import { RamFiles, type SavedGuest } from "./ram-files.js";
 
 const BYTES = 16 * 4096;
 const block = describeRamBlock("pc.ram", BYTES, 4096)!;

@@ -13,12 +13,13 @@
  *
  * Owns the descriptors.
  */
-import { closeSync, fstatSync, fsync, ftruncateSync, openSync, renameSync, rmSync } from "node:fs";
+import { closeSync, fstatSync, fsync, ftruncateSync, openSync, rmSync } from "node:fs";
 import { promisify } from "node:util";
 import type { RamBlock } from "@multifd/memory";
 import { closeDescriptor, createMemfd, hugePageBytes, punchFile, seekData } from "@multifd/native";
 import { ConfigError, ProtocolError, SystemError } from "@multifd/protocol";
 import type { DestinationGuest, DevicePart, DeviceState, RamPlacement } from "./guest.js";
+import { nameWholeFile, partialPath, syncFolder } from "./partial-file.js";
 
 /** A block that no file was named for. */
 export type KeptBlock = { readonly block: RamBlock; readonly descriptor: number };
@@ -37,11 +38,6 @@ type OpenFile = {
   /** A whole one bears its own name already, while the migration may still fail. */
   state: "partial" | "whole" | "in-place" | "shared";
 };
-
-/** Name under which a file is written until it is whole. */
-export function partialPath(path: string): string {
-  return `${path}.partial`;
-}
 
 export class RamFiles implements DestinationGuest {
   readonly #paths: ReadonlyMap<string, string>;
@@ -136,8 +132,13 @@ export class RamFiles implements DestinationGuest {
     );
     for (const file of this.#files) {
       if (file.state !== "partial") continue;
-      withSystemError(file.path, () => renameSync(partialPath(file.path), file.path));
-      file.state = "whole";
+      try {
+        await nameWholeFile(file.path);
+        file.state = "whole";
+        await syncFolder(file.path);
+      } catch (error) {
+        throw systemError(file.path, error);
+      }
     }
     if (this.#save !== null && this.#devices !== null) {
       await this.#save({ devices: this.#devices, blocks: this.#blocks, kept: this.#kept });

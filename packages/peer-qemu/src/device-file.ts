@@ -11,8 +11,16 @@
  * any lives in a file, and whoever sends the guest on must name that file.
  */
 import { createReadStream } from "node:fs";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { type DevicePart, type KeptBlock, partialPath, type RamSource, type SavedGuest } from "@multifd/engine";
+import { type FileHandle, open, rm } from "node:fs/promises";
+import {
+  type DevicePart,
+  type KeptBlock,
+  nameWholeFile,
+  partialPath,
+  type RamSource,
+  type SavedGuest,
+  syncFolder,
+} from "@multifd/engine";
 import { describeRamBlock, type RamBlock } from "@multifd/memory";
 import { closeDescriptor, createMemfd, mapFile, readMemory, unmap, writeMemory } from "@multifd/native";
 import {
@@ -42,7 +50,8 @@ export async function writeDeviceFile(path: string, saved: SavedGuest): Promise<
     } finally {
       await file.close();
     }
-    await rename(partial, path);
+    await nameWholeFile(path);
+    await syncFolder(path);
   } catch (error) {
     await rm(partial, { force: true });
     const { code, message } = error as NodeJS.ErrnoException;

@@ -13,10 +13,18 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { formatAddress } from "@multifd/channel";
+import type { RamPlacement } from "@multifd/engine";
+import { describeRamBlock } from "@multifd/memory";
 import { openSnapshot, type Snapshot, type SnapshotForm } from "@multifd/peer-qemu";
-import { MigrationError, snapshotTrailer } from "@multifd/protocol";
+import {
+  emptyVmDescription,
+  encodeConfiguration,
+  encodeStreamEnd,
+  MigrationError,
+  snapshotTrailer,
+} from "@multifd/protocol";
 import { startReceiver } from "../e2e/receiver.js";
-import { restore, startSaver, type Wire } from "../e2e/saved-guest.js";
+import { restore, startSaver, type Wire, writerOf } from "../e2e/saved-guest.js";
 import { createScratchDir, removeScratchDir } from "../peers/index.js";
 import type { Recording } from "../recorder.js";
 import { type Faults, replayMigration } from "../replayer.js";
@@ -99,6 +107,43 @@ describe("a snapshot", function () {
           unmountSmallDisk(disk);
         }
       }
+    });
+
+    it(`is whole or not there, whichever of its last pages does not fit: ${form}`, async () => {
+      // In mapped-ram the bitmap is written last, here of several pages, and calls every page of the sparse file there.
+      const block = describeRamBlock("pc.ram", 512 * 2 ** 20, PAGE)!;
+      const devices = {
+        machineType: "pc",
+        ramSectionId: 2,
+        configuration: encodeConfiguration({ machineType: "pc" }),
+        sections: encodeStreamEnd(emptyVmDescription(PAGE)),
+      };
+      const disk = mountSmallDisk(2 ** 20);
+      const outcomes: string[] = [];
+      try {
+        for (let pages = 1; !outcomes.includes("whole"); pages++) {
+          writeFileSync(join(disk, "filler"), Buffer.alloc(2 ** 20 - pages * PAGE, 1));
+          const writer = writerOf(form, join(disk, "snapshot"));
+          try {
+            const [{ present = new SharedArrayBuffer(0) }] = (await writer.placeRam([block])) as [RamPlacement];
+            new Int32Array(present).fill(-1);
+            await writer.loadDevices(devices);
+            await writer.commit();
+            const snapshot = await openSnapshot(join(disk, "snapshot"));
+            outcomes.push(snapshot.countPages(0) === present.byteLength * 8 ? "whole" : "in part");
+            await snapshot.close();
+          } catch (error) {
+            await writer.abandon();
+            outcomes.push(ownError(error).code);
+            assert.deepEqual(readdirSync(disk), ["filler"]);
+          }
+          rmSync(join(disk, "snapshot"), { force: true });
+        }
+      } finally {
+        unmountSmallDisk(disk);
+      }
+      assert.ok(outcomes.length > 1, "it did not fit at first");
+      assert.deepEqual(new Set(outcomes.slice(0, -1)), new Set(["SYSTEM_ENOSPC"]));
     });
 
     it(`is not there when its directory is not: ${form}`, async () => {

@@ -5,8 +5,8 @@
  * that a file under its own name is a good state.
  */
 import { createReadStream } from "node:fs";
-import { open, rename, rm } from "node:fs/promises";
-import { partialPath } from "@multifd/engine";
+import { open, rm } from "node:fs/promises";
+import { nameWholeFile, partialPath, syncFolder } from "@multifd/engine";
 import { type FrontEnd, loadState, saveState } from "@multifd/peer-vhost-user";
 import { MigrationError, SystemError } from "@multifd/protocol";
 
@@ -19,11 +19,13 @@ export async function saveStateFile(frontEnd: FrontEnd, path: string, signal: Ab
     try {
       for await (const chunk of saveState(frontEnd)) {
         signal.throwIfAborted();
-        bytes += (await file.write(chunk)).bytesWritten;
+        await file.writeFile(chunk); // all of it, where `write` may leave a part to be written again
+        bytes += chunk.length;
       }
       await file.sync();
       await file.close();
-      await rename(partial, path);
+      await nameWholeFile(path);
+      await syncFolder(path);
       return bytes;
     } catch (error) {
       await file.close();

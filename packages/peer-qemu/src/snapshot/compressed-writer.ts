@@ -8,15 +8,17 @@
  *
  * Owns the descriptor.
  */
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rm } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 import { createFrameLog, createPageMap, type FrameLog, FrameWriter, frameLogEnd } from "@multifd/dataplane";
 import {
   type DestinationGuest,
   type DevicePart,
   type DeviceState,
+  nameWholeFile,
   partialPath,
   type RamPlacement,
+  syncFolder,
 } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import { writeMemory } from "@multifd/native";
@@ -34,7 +36,7 @@ import {
   snapshotTrailer,
 } from "@multifd/protocol";
 import { punchDeadFrames } from "./dead-frames.js";
-import { refuseDeviceState, withSystemError } from "./output-file.js";
+import { refuseDeviceState, withSystemError, writeAll } from "./output-file.js";
 
 export class CompressedWriter implements DestinationGuest {
   readonly #path: string;
@@ -58,7 +60,7 @@ export class CompressedWriter implements DestinationGuest {
     const file = await withSystemError(partial, () => open(partial, "w+", 0o600));
     this.#file = file;
     const header = snapshotFileHeader.encode({ pageBytes: blocks[0]!.pageBytes, crc32: 0 });
-    await withSystemError(partial, () => file.write(withCrc(header), 0, header.length, 0));
+    await withSystemError(partial, () => writeAll(file, withCrc(header), 0));
     const log = createFrameLog(file.fd, this.#level);
     this.#log = log;
     this.#blocks = blocks;
@@ -86,9 +88,10 @@ export class CompressedWriter implements DestinationGuest {
       punchDeadFrames(this.#log!, this.#pageMaps);
       await this.#writeEnd(file, this.#writePageMaps());
       await file.sync();
-      await rename(partialPath(this.#path), this.#path);
+      await nameWholeFile(this.#path);
+      this.#named = true;
+      await syncFolder(this.#path);
     });
-    this.#named = true;
     this.#file = null;
     await file.close();
   }
@@ -118,10 +121,7 @@ export class CompressedWriter implements DestinationGuest {
     const indexOffset = frameLogEnd(this.#log!) * FRAME_UNIT_BYTES;
     const trailer = snapshotTrailer.encode({ indexOffset, indexBytes: index.length, crc32: 0 });
     const end = Buffer.concat([index, withCrc(trailer)]);
-    for (let at = 0; at < end.length; ) {
-      const { bytesWritten } = await file.write(end, at, end.length - at, indexOffset + at);
-      at += bytesWritten;
-    }
+    await writeAll(file, end, indexOffset);
   }
 
   /** The guest without its pages, as a main stream. */

@@ -10,13 +10,15 @@
  *
  * Owns the descriptor.
  */
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rm } from "node:fs/promises";
 import {
   type DestinationGuest,
   type DevicePart,
   type DeviceState,
+  nameWholeFile,
   partialPath,
   type RamPlacement,
+  syncFolder,
 } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import {
@@ -32,7 +34,7 @@ import {
   mappedBitmapBytes,
   placeMappedRam,
 } from "@multifd/protocol";
-import { refuseDeviceState, withSystemError } from "./output-file.js";
+import { refuseDeviceState, withSystemError, writeAll } from "./output-file.js";
 
 /** Where blocks begin is told to the kernel library in pages, in 32 bits. */
 const FILE_PAGES_MAX = 2 ** 32;
@@ -88,11 +90,12 @@ export class MappedRamWriter implements DestinationGuest {
   async commit(): Promise<void> {
     const file = this.#file!;
     await withSystemError(partialPath(this.#path), async () => {
-      for (const { at, bytes } of [...this.#pieces(), ...this.#bitmaps()]) await file.write(bytes, 0, bytes.length, at);
+      for (const { at, bytes } of [...this.#pieces(), ...this.#bitmaps()]) await writeAll(file, bytes, at);
       await file.sync();
-      await rename(partialPath(this.#path), this.#path);
+      await nameWholeFile(this.#path);
+      this.#named = true;
+      await syncFolder(this.#path);
     });
-    this.#named = true;
     this.#file = null;
     await file.close();
   }

@@ -1,4 +1,7 @@
-/** Output file: what both writers of snapshots say when it cannot be written. */
+/**
+ * Output file: how both writers of snapshots write theirs, name it when it is whole, and say why it cannot be written.
+ */
+import type { FileHandle } from "node:fs/promises";
 import type { DeviceState } from "@multifd/engine";
 import { ProtocolError, SystemError } from "@multifd/protocol";
 
@@ -10,6 +13,18 @@ export async function withSystemError<T>(path: string, action: () => Promise<T>)
     const { code, message } = cause as NodeJS.ErrnoException;
     if (code === undefined || cause instanceof SystemError) throw cause;
     throw new SystemError(`SYSTEM_${code}`, `${path}: ${message}`, { cause });
+  }
+}
+
+/**
+ * Writes all of it. A disk that is nearly full takes a part without a word; only the next write is told.
+ *
+ * @throws {Error} of the file system, for `withSystemError`.
+ */
+export async function writeAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
+  for (let written = 0; written < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, written, bytes.length - written, at + written);
+    written += bytesWritten;
   }
 }
 
