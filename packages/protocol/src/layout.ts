@@ -279,27 +279,41 @@ export function bytes(count: number): ValueField<Uint8Array> {
 /**
  * Text that ends with a zero byte inside `count` bytes; what follows the zero
  * byte is sent as zeros and ignored on arrival (older peers leave stale bytes).
+ *
+ * A packet mostly bears the text of the packet before it, so the last one is kept in both forms.
  */
 export function cstring(count: number): ValueField<string> {
+  let last = { text: "", bytes: new Uint8Array(1) };
   return {
     kind: "value",
     bytes: count,
     get: (view, at, where) => {
-      const field = new Uint8Array(view.buffer, view.byteOffset + at, count);
-      const length = field.indexOf(0);
-      if (length < 0)
-        throw new ProtocolError("WIRE_UNTERMINATED", `${where}: no zero byte within ${count} bytes ends the text`);
-      return decodeText(field.subarray(0, length), where);
+      if (!startsWith(view, at, last.bytes)) {
+        const field = new Uint8Array(view.buffer, view.byteOffset + at, count);
+        const length = field.indexOf(0);
+        if (length < 0)
+          throw new ProtocolError("WIRE_UNTERMINATED", `${where}: no zero byte within ${count} bytes ends the text`);
+        last = { text: decodeText(field.subarray(0, length), where), bytes: field.slice(0, length + 1) };
+      }
+      return last.text;
     },
     put: (view, at, value, where) => {
-      const text = encodeText(value);
-      if (text.length >= count || text.includes(0))
-        throw new RangeError(`${where}: "${value}" does not fit into ${count} bytes with the zero byte that ends it`);
+      if (value !== last.text) {
+        const text = encodeText(`${value}\0`);
+        if (text.length > count || text.indexOf(0) < text.length - 1)
+          throw new RangeError(`${where}: "${value}" does not fit into ${count} bytes with the zero byte that ends it`);
+        last = { text: value, bytes: text };
+      }
       const field = new Uint8Array(view.buffer, view.byteOffset + at, count);
-      field.set(text);
-      field.fill(0, text.length);
+      field.set(last.bytes);
+      field.fill(0, last.bytes.length);
     },
   };
+}
+
+function startsWith(view: DataView, at: number, bytes: Uint8Array): boolean {
+  for (let i = 0; i < bytes.length; i++) if (view.getUint8(at + i) !== bytes[i]) return false;
+  return true;
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
