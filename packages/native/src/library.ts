@@ -10,8 +10,9 @@
  *
  * Buffers are passed by address, without a copy; a call on a new thread runs on
  * libuv's pool (four threads), and whoever makes it keeps the buffers reachable
- * until it answers. A call costs 2 to 4 µs, and about 1 µs more per parameter:
- * hence few, fat calls on the hot path.
+ * until it answers. A call costs 2 to 4 µs, of which a buffer costs two, and several
+ * times that where guest RAM has just swept the caches: hence few, fat calls on
+ * the hot path, which name their buffer by its address.
  * Source: ffi-rs 1.3.7, src/lib.rs, get_symbol().
  */
 import { existsSync } from "node:fs";
@@ -82,8 +83,15 @@ export function callInNewThread<Name extends KernelFunction>(name: Name, ...valu
   return load({ ...request(name, typesOf(name), values as readonly Value[]), runInNewThread: true });
 }
 
-/** A function with everything but the call done beforehand, for arguments that stay the same. */
+/**
+ * A function with everything but the call done beforehand, for arguments that stay the same.
+ *
+ * Buffers are turned into their addresses once: whoever calls keeps them reachable as long as the function.
+ */
 export function bind<Name extends KernelFunction>(name: Name, ...values: ValuesOf<Name>): () => number {
-  const prepared = request(name, typesOf(name), values as readonly Value[]);
+  const given: readonly Value[] = values;
+  const types = kernelFunctions[name].map((kind) => (kind === "buffer" ? DataType.I64 : typeOf[kind]));
+  const fixed = given.map((value) => (value instanceof Uint8Array ? call("mfd_address", value) : value));
+  const prepared = request(name, types, fixed);
   return () => load(prepared);
 }

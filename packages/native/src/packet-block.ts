@@ -64,6 +64,9 @@ export class PacketBlock {
   readonly payload: Uint8Array;
   /** The calls that take this block alone (packet-calls.ts); prepared once, since that is most of their cost. */
   readonly calls: {
+    readonly prepare: () => number;
+    /** Without looking for zero pages. */
+    readonly prepareAll: () => number;
     readonly send: () => number;
     readonly receiveHeader: () => number;
     readonly receivePages: () => number;
@@ -88,6 +91,8 @@ export class PacketBlock {
     this.#signed[word.file] = -1;
     this.#signed[word.fresh] = -1;
     this.calls = {
+      prepare: bind("mfd_prepare", this.bytes, 1),
+      prepareAll: bind("mfd_prepare", this.bytes, 0),
       send: bind("mfd_send", this.bytes),
       receiveHeader: bind("mfd_receive_header", this.bytes),
       receivePages: bind("mfd_receive_pages", this.bytes),

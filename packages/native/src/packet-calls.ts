@@ -4,7 +4,6 @@
  * All block the calling thread, which is a channel's own; a `shutdownSocket`
  * from another thread ends them with CHANNEL_BROKEN, CHANNEL_CUT or a clean end.
  */
-import { call } from "./library.js";
 import { checked } from "./native-result.js";
 import type { PacketBlock } from "./packet-block.js";
 
@@ -17,7 +16,8 @@ import type { PacketBlock } from "./packet-block.js";
  * @throws {SystemError} what the file answers.
  */
 export function preparePacket(packet: PacketBlock, detectZero: boolean): number {
-  return checked(call("mfd_prepare", packet.bytes, detectZero ? 1 : 0), "preparing a packet");
+  const { prepare, prepareAll } = packet.calls;
+  return checked(detectZero ? prepare() : prepareAll(), "preparing a packet");
 }
 
 /**
