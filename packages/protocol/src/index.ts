@@ -98,6 +98,7 @@ export {
   SystemError,
 } from "./errors.js";
 export type { Scalar } from "./field-values.js";
+export { JsonMembers, type JsonValue, parseJsonText } from "./json-text.js";
 export {
   bits64le,
   bytes,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
@@ -189,6 +189,77 @@ describe("multifd inspect", () => {
         ["--diff", "a", "b", "--ram", "r=f"],
       ])
         assert.equal((await run(...words)).code, 2);
+    });
+  });
+
+  describe("of a snapshot directory of Cloud Hypervisor", () => {
+    const memory =
+      '{"memory_ranges":{"data":[{"gpa":4294967296,"length":8192},{"gpa":0,"length":4096}]},"guest_ram_mappings":' +
+      '[{"slot":0,"gpa":0,"size":4096,"zone_id":"mem0"},{"slot":1,"gpa":4294967296,"size":8192,"zone_id":"mem0"}]}';
+    const state =
+      '{"snapshots":{"device-manager":{"snapshots":{"_disk0":{"snapshots":{},"snapshot_data":{"state":' +
+      '"{\\"features\\":9223372036854775809,\\"queues\\":[{\\"size\\":256}]}"}}},"snapshot_data":null},' +
+      `"memory-manager":{"snapshots":{},"snapshot_data":{"state":${JSON.stringify(memory)}}}},"snapshot_data":null}`;
+
+    beforeEach(() => {
+      file(
+        "config.json",
+        Buffer.from('{"cpus":{"boot_vcpus":2},"disks":[{"id":"_disk0","serial":9223372036854775809}]}'),
+      );
+      file("state.json", Buffer.from(state));
+      const ram = Buffer.alloc(3 * 4096);
+      ram.fill("abc", 4096, 8192);
+      file("memory-ranges", ram);
+    });
+
+    it("tells its configuration, ranges and components", async () => {
+      const { code, out } = await run(directory);
+      assert.equal(code, 0);
+      assert.match(out, /form +Cloud Hypervisor snapshot/);
+      assert.match(out, /boot_vcpus = 2/);
+      assert.match(out, /0x100000000 +mem0 +8\.00 KiB +1 +1 +50\.0 % +[\d.]+ : 1/);
+      assert.match(out, /0x0 +mem0 +4\.00 KiB +0 +1 +100\.0 % +-/);
+      assert.match(out, /_disk0 .*\n +features = 9223372036854775809\n +queues\n +0\n +size = 256/);
+    });
+
+    it("lists the components alone at depth 0, and of those the ones named", async () => {
+      const { out } = await run(directory, "--depth", "0", "--device", "_disk");
+      assert.match(out, /components\n {2}vm\n {4}device-manager\n {6}_disk0 {2}\(\d+ bytes of JSON\)\n$/);
+      const unknown = await run(directory, "--device", "tape");
+      assert.equal(unknown.code, 1);
+      assert.match(unknown.err, /DEVICE_UNKNOWN/);
+    });
+
+    it("tells all of it in JSON, integers exact", async () => {
+      const { out } = await run(directory, "--json");
+      const told = JSON.parse(out);
+      assert.equal(told.form, "cloud-hypervisor");
+      assert.equal(told.config.disks[0].serial, "9223372036854775809");
+      assert.deepEqual(
+        told.ranges.map(({ gpa, dataPages }: { gpa: number; dataPages: number }) => [gpa, dataPages]),
+        [
+          [4294967296, 1],
+          [0, 0],
+        ],
+      );
+      const [disk] = told.state.components[0].components;
+      assert.deepEqual(disk, {
+        name: "_disk0",
+        data: [{ value: { features: "9223372036854775809", queues: [{ size: 256 }] } }],
+        components: [],
+      });
+    });
+
+    it("fails for one that is cut, and for what only files have", async () => {
+      const ram = await run(directory, "--ram", "mem0=/dev/null");
+      assert.match(ram.err, /RAM_IN_SNAPSHOT/);
+      const diff = await run("--diff", directory, directory);
+      assert.match(diff.err, /DIFF_DIRECTORY/);
+      truncateSync(join(directory, "memory-ranges"), 4096);
+      const { code, err, out } = await run(directory, "--json");
+      assert.equal(code, 1);
+      assert.match(err, /memory-ranges has 4096 bytes, state\.json lists 12288/);
+      assert.equal(JSON.parse(out).code, "SNAPSHOT_CUT");
     });
   });
 });

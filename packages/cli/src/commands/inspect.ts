@@ -5,10 +5,14 @@
  * goes to stdout, for people or as one JSON object. Exit status 0 says that every byte was
  * accounted for, or, with `--diff`, that nothing differs; 1 says that it was not so.
  */
-import { ConfigError, type DecodedDevice, MigrationError, ProtocolError } from "@multifd/protocol";
+import { statSync } from "node:fs";
+import { ConfigError, type DecodedDevice, MigrationError, ProtocolError, type StateNode } from "@multifd/protocol";
 import type { Command } from "commander";
 import { differences } from "../inspect/difference.js";
 import { differenceText } from "../inspect/difference-text.js";
+import { type DirectoryInspection, inspectDirectory } from "../inspect/directory-inspection.js";
+import { directoryJson } from "../inspect/directory-json.js";
+import { directoryText } from "../inspect/directory-text.js";
 import { inspectFile } from "../inspect/inspect-file.js";
 import type { Inspection } from "../inspect/inspection.js";
 import { deviceJson, inspectionJson, type Json } from "../inspect/inspection-json.js";
@@ -32,6 +36,7 @@ Example:
   multifd inspect vm.devices --depth 0
   multifd inspect vm.devices --ram pc.ram=/dev/shm/vm.ram --device e1000
   multifd inspect --diff monday.devices tuesday.devices
+  multifd inspect /var/lib/vm/snapshot --device _disk0
 
 Exit status: 0 every byte is accounted for, or nothing differs; 1 otherwise; 2 wrong usage.`;
 
@@ -40,9 +45,10 @@ export function addInspectCommand(program: Command, context: CommandContext): vo
     .command("inspect")
     .summary("show what is inside a snapshot, a device file or a recorded stream")
     .description(
-      "Shows what a snapshot, a device file or a recorded stream holds: machine type, RAM blocks, and every device down to its fields.",
+      "Shows what a snapshot, a device file or a recorded stream holds: machine type, RAM blocks, and every device down to its fields; " +
+        "of Cloud Hypervisor's snapshot directories, the VM's configuration, RAM ranges and components.",
     )
-    .argument("<path>", "the file")
+    .argument("<path>", "the file, or a snapshot directory of Cloud Hypervisor")
     .argument("[other]", "with --diff, the file to compare it with")
     .option("--diff", "show what differs between two files")
     .option("--ram <BLOCK=PATH>", "file of a RAM block, to look into it as well (repeatable)", ramFile)
@@ -82,6 +88,7 @@ class Report {
 
   async show(path: string): Promise<void> {
     const { ram = NO_RAM_FILES, json, depth } = this.#flags;
+    if (isDirectory(path)) return this.#showDirectory(await inspectDirectory(path));
     const inspection = await inspectFile(path, ram);
     const devices = this.#wanted(inspection);
     const failure = inspection.failure ?? unaccountedFailure(inspection);
@@ -90,6 +97,24 @@ class Report {
       for (const text of inspectionText(inspection, devices, depth)) this.#context.terminal.out(text);
     if (failure !== null) this.#fail(failure, { head: inspectionJson(inspection), devices });
     else if (json) this.#say({ event: "completed", ...inspectionJson(inspection) }, devices);
+  }
+
+  /** Its reader has refused whatever does not add up. */
+  #showDirectory(inspection: DirectoryInspection): void {
+    const { ram, json, device, depth } = this.#flags;
+    const { path, tree } = inspection;
+    if (ram !== undefined)
+      throw new ConfigError("RAM_IN_SNAPSHOT", `${path} is a snapshot and has its RAM inside; leave --ram out`);
+    const wanted = device === undefined ? tree : pruned(tree, device);
+    if (wanted === null) {
+      const known = componentNames(tree).join(", ");
+      throw new ConfigError(
+        "DEVICE_UNKNOWN",
+        `${path} has no component with "${device}" in its name; there are ${known}`,
+      );
+    }
+    if (json) this.#say({ event: "completed", ...directoryJson(inspection, wanted) });
+    else for (const text of directoryText(inspection, wanted, depth)) this.#context.terminal.out(text);
   }
 
   async compare(path: string, other: string): Promise<void> {
@@ -142,7 +167,24 @@ class Report {
   }
 }
 
+function isDirectory(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+/** The components that bear the text in their names, and those they belong to. */
+function pruned(node: StateNode, text: string): StateNode | null {
+  if (node.name.includes(text)) return node;
+  const children = node.children.map((child) => pruned(child, text)).filter((child) => child !== null);
+  return children.length === 0 ? null : { name: node.name, children, data: [] };
+}
+
+function componentNames({ name, children }: StateNode): string[] {
+  return [name, ...children.flatMap(componentNames)];
+}
+
 async function inspectWhole(path: string): Promise<Inspection> {
+  if (isDirectory(path))
+    throw new ConfigError("DIFF_DIRECTORY", `${path} is a directory; --diff compares files of QEMU's`);
   const inspection = await inspectFile(path, NO_RAM_FILES);
   if (inspection.failure !== null) throw inspection.failure;
   return inspection;

@@ -33,7 +33,7 @@ export async function surveyRamFile(
         "RAM_SIZE_MISMATCH",
         `RAM block "${name}" has ${lengthBytes} bytes, ${path} has ${size}; name the file that was received with these devices`,
       );
-    const dataPages = await countDataPages(file, lengthBytes, pageBytes, sample);
+    const dataPages = await countDataPages(file, { offsetBytes: 0, lengthBytes }, pageBytes, sample);
     const zeroPages = lengthBytes / pageBytes - dataPages;
     return { name, lengthBytes, from: path, dataPages, zeroPages, absentPages: 0, sample: sample.result() };
   } catch (error) {
@@ -45,27 +45,35 @@ export async function surveyRamFile(
   }
 }
 
-async function countDataPages(
+/** A run of a file. */
+export type FileRange = { readonly offsetBytes: number; readonly lengthBytes: number };
+
+/**
+ * Counts the pages of a run that are not all zero; what the file lacks counts as zeros.
+ *
+ * @param sample  Is given those pages.
+ */
+export async function countDataPages(
   file: FileHandle,
-  lengthBytes: number,
+  { offsetBytes, lengthBytes }: FileRange,
   pageBytes: number,
   sample: CompressionSample,
 ): Promise<number> {
   const buffer = Buffer.alloc(READ_BYTES);
   let dataPages = 0;
   for (let at = 0; at < lengthBytes; at += READ_BYTES) {
-    const data = seekData(file.fd, at);
-    if (data === null) break;
-    at = Math.max(at, data - (data % READ_BYTES));
+    const data = seekData(file.fd, offsetBytes + at);
+    if (data === null || data >= offsetBytes + lengthBytes) break;
+    at = Math.max(at, data - offsetBytes - ((data - offsetBytes) % READ_BYTES));
     const due = Math.min(READ_BYTES, lengthBytes - at);
     buffer.fill(0, 0, due);
     for (let got = 0; got < due; ) {
-      const { bytesRead } = await file.read(buffer, got, due - got, at + got);
+      const { bytesRead } = await file.read(buffer, got, due - got, offsetBytes + at + got);
       if (bytesRead === 0) break; // cut meanwhile: what is not there reads as zeros
       got += bytesRead;
     }
     for (let page = 0; page < due; page += pageBytes) {
-      const bytes = buffer.subarray(page, page + pageBytes);
+      const bytes = buffer.subarray(page, Math.min(page + pageBytes, due));
       if (isZero(bytes)) continue;
       dataPages += 1;
       sample.add(bytes);
