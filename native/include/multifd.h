@@ -142,6 +142,9 @@ MFD_API int64_t mfd_fresh_register(double address, double length);
 MFD_API int64_t mfd_punch(int32_t fd, double offset, double length);
 /* Offset of the first data at or after `offset` (SEEK_DATA), -ENXIO when there is none. */
 MFD_API int64_t mfd_seek_data(int32_t fd, double offset);
+/* Takes (1) or leaves (0) the advisory lock of a file (flock), exclusive; -EWOULDBLOCK while another open
+ * file has it. */
+MFD_API int64_t mfd_lock_file(int32_t fd, int32_t take);
 /* Block size of the file's own pages: huge page size on hugetlbfs, else 0. */
 MFD_API int64_t mfd_huge_page_bytes(int32_t fd);
 
@@ -191,6 +194,15 @@ MFD_API int64_t mfd_mark_pages(double address, double length, double first, doub
 /* Registers a range of the calling process for asynchronous write protection; returns the userfaultfd that
  * keeps it registered. */
 MFD_API int64_t mfd_track_register(double address, double length);
+/*
+ * The same for another process, through a descriptor that was opened there (attach/): switch its features on
+ * once
+ * (-EINVAL: they are on already, or the kernel lacks them), register ranges of that process, and end their
+ * tracking.
+ */
+MFD_API int64_t mfd_track_enable(int32_t tracker);
+MFD_API int64_t mfd_track_register_in(int32_t tracker, double address, double length);
+MFD_API int64_t mfd_track_unregister(int32_t tracker, double address, double length);
 /* 0 when this kernel can do both; -errno and *step naming what failed: 1 userfaultfd, 2 its features, 3
  * PAGEMAP_SCAN. */
 MFD_API int64_t mfd_track_probe(int32_t *step);

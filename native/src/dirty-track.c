@@ -56,6 +56,12 @@ _Static_assert(sizeof(struct scan) == 96, "the kernel compares the size");
 #define CATEGORY_WRITTEN (UINT64_C(1) << 1)      /* PAGE_IS_WRITTEN */
 #define REGIONS_MAX 512
 
+static int switch_on(int fd) {
+  struct uffdio_api api = {
+      .api = UFFD_API, .features = FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC};
+  return ioctl(fd, UFFDIO_API, &api);
+}
+
 /* A userfaultfd with the features switched on; *step as in `mfd_track_probe`. */
 static int64_t open_userfaultfd(int32_t *step) {
   // We never handle a fault, so user mode alone will do, and an unprivileged process may have that.
@@ -66,9 +72,7 @@ static int64_t open_userfaultfd(int32_t *step) {
   if (fd < 0)
     return -errno;
   *step = 2;
-  struct uffdio_api api = {
-      .api = UFFD_API, .features = FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC};
-  if (ioctl(fd, UFFDIO_API, &api) < 0) {
+  if (switch_on(fd) < 0) {
     const int error = errno;
     close(fd);
     return -error;
@@ -93,6 +97,35 @@ int64_t mfd_track_register(double address, double length) {
     return -error;
   }
   return fd;
+}
+
+int64_t mfd_track_enable(int32_t tracker) {
+  return switch_on(tracker) < 0 ? -errno : 0;
+}
+
+/* Another process's range: only its kernel can judge the address, and it does. */
+static int64_t foreign_range(double address, double length, struct uffdio_range *out) {
+  uint64_t start, bytes;
+  if (!mfd_size(address, &start) || !mfd_size(length, &bytes) || start + bytes > MFD_ADDRESS_MAX)
+    return MFD_E_ARGUMENT;
+  *out = (struct uffdio_range){.start = start, .len = bytes};
+  return 0;
+}
+
+int64_t mfd_track_register_in(int32_t tracker, double address, double length) {
+  struct uffdio_register range = {.mode = UFFDIO_REGISTER_MODE_WP};
+  const int64_t checked = foreign_range(address, length, &range.range);
+  if (checked < 0)
+    return checked;
+  return ioctl(tracker, UFFDIO_REGISTER, &range) < 0 ? -errno : 0;
+}
+
+int64_t mfd_track_unregister(int32_t tracker, double address, double length) {
+  struct uffdio_range range;
+  const int64_t checked = foreign_range(address, length, &range);
+  if (checked < 0)
+    return checked;
+  return ioctl(tracker, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
 }
 
 int64_t mfd_track_probe(int32_t *step) {

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -113,6 +114,10 @@ int64_t mfd_seek_data(int32_t fd, double offset) {
     return MFD_E_ARGUMENT;
   const off_t at = lseek(fd, (off_t)from, SEEK_DATA);
   return at < 0 ? -errno : at;
+}
+
+int64_t mfd_lock_file(int32_t fd, int32_t take) {
+  return flock(fd, take == 1 ? LOCK_EX | LOCK_NB : LOCK_UN) < 0 ? -errno : 0;
 }
 
 int64_t mfd_huge_page_bytes(int32_t fd) {

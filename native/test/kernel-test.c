@@ -64,6 +64,19 @@ static struct block make_block(void) {
   return (struct block){(int)fd, (uint8_t *)(uintptr_t)at, (int)fresh, (uint8_t *)(uintptr_t)fresh_at};
 }
 
+static void test_locks(void) {
+  const int64_t one = mfd_memfd("kernel-test", PAGE, 0);
+  CHECK(one >= 0);
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", (int)one);
+  const int other = open(path, O_RDONLY | O_CLOEXEC);
+  CHECK(other >= 0);
+  CHECK(mfd_lock_file((int32_t)one, 1) == 0 && mfd_lock_file(other, 1) == -EWOULDBLOCK);
+  CHECK(mfd_lock_file((int32_t)one, 0) == 0 && mfd_lock_file(other, 1) == 0);
+  CHECK(mfd_lock_file(-1, 1) == -EBADF);
+  CHECK(close(other) == 0 && mfd_close((int32_t)one) == 0);
+}
+
 static void drop_block(struct block block) {
   CHECK(mfd_unmap((double)(uintptr_t)block.at, BLOCK_BYTES) == 0);
   CHECK(mfd_close(block.fresh) == 0);
@@ -656,6 +669,12 @@ static void test_tracking(void) {
   CHECK(mfd_track_harvest(-1, 0, BLOCK_BYTES, 100, bitmap, size) == MFD_E_ARGUMENT);
   CHECK(mfd_track_harvest(-1, 0, BLOCK_BYTES, PAGE, NULL, size) == MFD_E_ARGUMENT);
   CHECK(mfd_track_register(0, PAGE) == MFD_E_ARGUMENT);
+  CHECK(mfd_track_enable(-1) == -EBADF);
+  CHECK(mfd_track_register_in(-1, -1, PAGE) == MFD_E_ARGUMENT);
+  CHECK(mfd_track_register_in(-1, PAGE, 0x1p60) == MFD_E_ARGUMENT);
+  CHECK(mfd_track_register_in(-1, PAGE, PAGE) == -EBADF);
+  CHECK(mfd_track_unregister(-1, PAGE, 0.5) == MFD_E_ARGUMENT);
+  CHECK(mfd_track_unregister(-1, PAGE, PAGE) == -EBADF);
   if (mfd_track_probe(&step) < 0) {
     CHECK(step >= 1 && step <= 3);
     return; // this kernel cannot; `multifd doctor` tells which part is missing
@@ -719,6 +738,7 @@ int main(void) {
   const int before = open_descriptors();
   test_codec_handles();
   test_memory();
+  test_locks();
   test_zero_scan();
   test_packet_refusals();
   test_headers();

@@ -12,6 +12,7 @@ import {
   requireTracking,
   type SourceGuest,
   UserfaultfdTracker,
+  wholeBlock,
 } from "@multifd/engine";
 import type { DirtyTracker } from "@multifd/memory";
 import { SystemError } from "@multifd/protocol";
@@ -31,7 +32,7 @@ export class LiveGuest implements SourceGuest {
     this.ram = blocks.map(({ block }, index) => ({ block, descriptor: socket.descriptors[index]!, offsetBytes: 0 }));
     this.tracker = new UserfaultfdTracker(
       pid,
-      blocks.map(({ address }) => address),
+      blocks.map(({ address, block }) => wholeBlock(address, block)),
     );
   }
 

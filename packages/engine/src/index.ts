@@ -1,3 +1,4 @@
+export { type AttachedTracking, type AttachJob, attachTracking } from "./attach-tracking.js";
 export { BitmapTracker } from "./bitmap-tracker.js";
 export { CombinedTracker } from "./combined-tracker.js";
 export { type DestinationJob, runDestination } from "./destination.js";
@@ -14,6 +15,7 @@ export { requireTracking, trackingRemedy } from "./kernel-tracking.js";
 export { nameWholeFile, partialPath, syncFolder } from "./partial-file.js";
 export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
 export { HAND_OVER_MS, LOADED_MS } from "./peer.js";
+export { type FileMapping, fileIdentity, type MappedRun, mappingsOf, wholeBlock } from "./process-ram.js";
 export { type KeptBlock, RamFiles, type SavedGuest } from "./ram-files.js";
 export { type RelayJob, type RelayResult, runRelay } from "./relay.js";
 export type { RelayPeer, RelayWord } from "./relay-peer.js";

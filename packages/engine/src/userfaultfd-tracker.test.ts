@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { DirtyBitmap, describeRamBlock } from "@multifd/memory";
+import { wholeBlock } from "./process-ram.js";
 import { UserfaultfdTracker } from "./userfaultfd-tracker.js";
 
 const BYTES = 16 * 2 ** 20;
@@ -51,7 +52,7 @@ describe("userfaultfd tracker of a guest process (needs Linux 6.7)", () => {
   });
 
   it("reports what the guest writes, every page of it and nothing once it stands still", async () => {
-    const tracker = new UserfaultfdTracker(guest.pid!, [address]);
+    const tracker = new UserfaultfdTracker(guest.pid!, [wholeBlock(address, block)]);
     await tracker.start([block]);
     const dirty = new DirtyBitmap(block.pageCount);
     const workingPages = WORKING_SET / 4096;
@@ -72,7 +73,7 @@ describe("userfaultfd tracker of a guest process (needs Linux 6.7)", () => {
   it("names a process that is gone", async () => {
     const gone = spawn("true");
     await once(gone, "exit");
-    await assert.rejects(new UserfaultfdTracker(gone.pid!, [address]).start([block]), {
+    await assert.rejects(new UserfaultfdTracker(gone.pid!, [wholeBlock(address, block)]).start([block]), {
       name: "SystemError",
       code: "SYSTEM_ENOENT",
       message: new RegExp(`process ${gone.pid}`),
@@ -82,8 +83,8 @@ describe("userfaultfd tracker of a guest process (needs Linux 6.7)", () => {
   it("refuses memory that the process has not registered", async () => {
     const maps = readFileSync("/proc/self/maps", "utf8");
     const heap = Number.parseInt(maps.split("\n").find((line) => line.includes("[heap]"))!, 16);
-    const own = new UserfaultfdTracker(process.pid, [heap]);
     const page = describeRamBlock("heap", 4096, 4096)!;
+    const own = new UserfaultfdTracker(process.pid, [wholeBlock(heap, page)]);
     await assert.rejects(own.start([page]), { name: "SystemError", code: "SYSTEM_EPERM" });
     await own.stop();
   });

@@ -31,3 +31,15 @@ export function seekData(fd: number, offsetBytes: number): number | null {
 export function hugePageBytes(fd: number): number {
   return checked(call("mfd_huge_page_bytes", fd), `asking descriptor ${fd} for its page size`);
 }
+
+/** Takes the exclusive advisory lock of a file for this open file; false where another has it. Closing leaves it too. */
+export function lockFile(fd: number): boolean {
+  const result = call("mfd_lock_file", fd, 1);
+  if (isErrno(result, "EAGAIN")) return false;
+  checked(result, "locking a file");
+  return true;
+}
+
+export function unlockFile(fd: number): void {
+  checked(call("mfd_lock_file", fd, 0), "unlocking a file");
+}

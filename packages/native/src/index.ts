@@ -1,6 +1,15 @@
 /**
  * Typed bindings to the C library: every call of native/include/multifd.h, and typed errors for what it refuses.
  */
+export {
+  type AttachAnswer,
+  type AttachStep,
+  type AttachWishes,
+  attachToProcess,
+  enableTracking,
+  registerIn,
+  unregisterIn,
+} from "./attached-tracking.js";
 export { type CodecMethod, createCompressor, createDecompressor, freeCodec } from "./codecs.js";
 export { receiveDescriptors, sendDescriptors } from "./descriptors.js";
 export {
@@ -13,7 +22,7 @@ export {
 } from "./dirty-tracking.js";
 export { createEvent, createPipe, signalEvent, takeEvent } from "./events.js";
 export { limitScan, type NativeFeatures, nativeFeatures, threadCpuMs } from "./features.js";
-export { hugePageBytes, punchFile, reserveFile, seekData } from "./files.js";
+export { hugePageBytes, lockFile, punchFile, reserveFile, seekData, unlockFile } from "./files.js";
 export { registerFresh } from "./fresh-pages.js";
 export { createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "./mapping.js";
 export { HEADER_BYTES_MAX, PAGES_MAX, PAYLOAD_BYTES_MAX, PacketBlock, type PlaceTarget } from "./packet-block.js";

@@ -30,6 +30,7 @@ export const kernelFunctions = {
   mfd_fresh_register: ["size", "size"],
   mfd_punch: ["int32", "size", "size"],
   mfd_seek_data: ["int32", "size"],
+  mfd_lock_file: ["int32", "int32"],
   mfd_huge_page_bytes: ["int32"],
 
   mfd_connect: ["int32", "text", "int32", "int32"],
@@ -52,6 +53,9 @@ export const kernelFunctions = {
   mfd_exchange_mapped_bitmap: ["size", "size", "buffer", "size"],
   mfd_mark_pages: ["size", "size", "size", "size"],
   mfd_track_register: ["size", "size"],
+  mfd_track_enable: ["int32"],
+  mfd_track_register_in: ["int32", "size", "size"],
+  mfd_track_unregister: ["int32", "size", "size"],
   mfd_track_probe: ["buffer"],
   mfd_track_harvest: ["int32", "size", "size", "int32", "buffer", "size"],
 

@@ -28,6 +28,8 @@ export type QemuOptions = {
   /** File that the first serial port writes to; without it there is no port. */
   readonly serial?: string;
   readonly extraArgs?: readonly string[];
+  /** Added to its environment. */
+  readonly env?: Readonly<Record<string, string>>;
 };
 
 /** Where a VM dials for its monitor. */

@@ -70,7 +70,10 @@ export class QemuProcess {
     this.dir = dir;
     this.version = options.version;
     const { command, args } = findQemu(options.version);
-    const child = spawn(command, [...args, ...qemuArguments(options, dir)], { stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn(command, [...args, ...qemuArguments(options, dir)], {
+      stdio: ["ignore", "ignore", "pipe"],
+      env: { ...process.env, ...options.env },
+    });
     running.add(child);
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-STDERR_CHARACTERS_MAX);
