@@ -23,7 +23,8 @@ const CONNECT_MS = 10_000;
 const ANSWER_MS = 10_000;
 /** A check reads all RAM. */
 const CHECK_MS = 600_000;
-const STATE_BYTES_MAX = 2 ** 20;
+/** A guest process's state beside RAM. */
+export const STATE_BYTES_MAX = 2 ** 20;
 const NOTHING = new Uint8Array(0);
 
 export type GuestStatus = {

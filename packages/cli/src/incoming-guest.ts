@@ -9,11 +9,17 @@
  */
 import { fstatSync } from "node:fs";
 import type { Address } from "@multifd/channel";
-import type { DestinationGuest, DevicePart, DeviceState, RamPlacement } from "@multifd/engine";
+import {
+  collectDeviceState,
+  type DestinationGuest,
+  type DeviceName,
+  type DevicePart,
+  type RamPlacement,
+} from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import { hugePageBytes, punchFile } from "@multifd/native";
 import { ConfigError, ProtocolError } from "@multifd/protocol";
-import { GuestSocket } from "./guest-socket.js";
+import { GuestSocket, STATE_BYTES_MAX } from "./guest-socket.js";
 import { GUEST_STATE } from "./live-guest.js";
 
 /** What a device part without devices begins with. Source: QEMU 10.2, migration/savevm.h, QEMU_VM_EOF. */
@@ -67,14 +73,14 @@ export class IncomingGuest implements DestinationGuest {
     });
   }
 
-  async loadDeviceState(state: DeviceState): Promise<void> {
-    if (state.idstr !== GUEST_STATE.idstr || state.instanceId !== GUEST_STATE.instanceId) {
+  async loadDeviceState(device: DeviceName, state: AsyncIterable<Uint8Array>): Promise<void> {
+    if (device.idstr !== GUEST_STATE.idstr || device.instanceId !== GUEST_STATE.instanceId) {
       throw new ProtocolError(
         "DEVICE_UNKNOWN",
-        `device state "${state.idstr}" ${state.instanceId}: a guest process knows only "${GUEST_STATE.idstr}"`,
+        `device state "${device.idstr}" ${device.instanceId}: a guest process knows only "${GUEST_STATE.idstr}"`,
       );
     }
-    this.#state = Uint8Array.from(state.bytes);
+    this.#state = await collectDeviceState(device, state, STATE_BYTES_MAX);
   }
 
   async loadDevices(devices: DevicePart): Promise<void> {

@@ -7,7 +7,7 @@
  */
 import type { Address } from "@multifd/channel";
 import {
-  type DeviceState,
+  type DeviceStateProvider,
   type RamSource,
   requireTracking,
   type SourceGuest,
@@ -24,12 +24,14 @@ export const GUEST_STATE = { idstr: "multifd-guest", instanceId: 0 } as const;
 export class LiveGuest implements SourceGuest {
   readonly ram: readonly RamSource[];
   readonly tracker: DirtyTracker;
+  readonly devices: readonly DeviceStateProvider[];
   readonly #socket: GuestSocket;
 
   private constructor(socket: GuestSocket) {
     const { pid, blocks } = socket.description;
     this.#socket = socket;
     this.ram = blocks.map(({ block }, index) => ({ block, descriptor: socket.descriptors[index]!, offsetBytes: 0 }));
+    this.devices = [{ ...GUEST_STATE, save: () => savedBy(socket) }];
     this.tracker = new UserfaultfdTracker(
       pid,
       blocks.map(({ address, block }) => wholeBlock(address, block)),
@@ -63,10 +65,6 @@ export class LiveGuest implements SourceGuest {
     return this.#socket.resume();
   }
 
-  async deviceStates(): Promise<readonly DeviceState[]> {
-    return [{ ...GUEST_STATE, bytes: await this.#socket.save() }];
-  }
-
   status(): Promise<GuestStatus> {
     return this.#socket.status();
   }
@@ -79,4 +77,8 @@ export class LiveGuest implements SourceGuest {
   close(): void {
     this.#socket.close();
   }
+}
+
+async function* savedBy(socket: GuestSocket): AsyncGenerator<Uint8Array, void> {
+  yield await socket.save();
 }

@@ -22,6 +22,8 @@ export type Options = {
   readonly startsZeroed?: boolean;
   /** Where the pages go in a file of a snapshot: `struck-off` places them from page `filePage` on, `frames` appends them. */
   readonly snapshot?: "struck-off" | "frames";
+  /** False: no device-state packet is admitted but by `admit`. */
+  readonly admits?: boolean;
   /** Name and pages of each block; "ram" with 256 unless given. */
   readonly blocks?: readonly (readonly [string, number])[];
 };
@@ -37,7 +39,10 @@ export function receiving(options: Options) {
   const opened = blocks.map(([name, pages]) => testBlock(name, pages));
   const { port1, port2 } = new MessageChannel();
   const states: DeviceStateArrived[] = [];
-  port1.on("message", (state: DeviceStateArrived) => states.push(state));
+  port1.on("message", (state: DeviceStateArrived) => {
+    states.push(state);
+    if (options.admits !== false) barrier.admitDeviceState(CHANNEL);
+  });
   const written = opened.map(({ mapping }) => writtenBits(mapping.lengthBytes / PAGE, startsZeroed));
   const log = createFrameLog(createMemfd("test:snapshot", 0), 1);
   const pageMaps = opened.map(({ mapping }) => createPageMap(mapping.lengthBytes / PAGE));
@@ -83,6 +88,7 @@ export function receiving(options: Options) {
     },
     release: (sync: number) => barrier.release(sync),
     releaseForGood: () => barrier.releaseForGood(),
+    admit: () => barrier.admitDeviceState(CHANNEL),
     giveUp: () => barrier.giveUp(),
     /** Resolves when the channel has met its SYNC number `sync`, or has ended. */
     arrived: async (sync: number) => {

@@ -112,8 +112,9 @@ export type RelaySendTask = RelayTask & {
   readonly level: number;
 };
 
-/** Posted by a receiving thread, its bytes transferred. */
+/** A device-state packet, posted by a receiving thread, its payload transferred; answered by admitting it at the barrier. */
 export type DeviceStateArrived = {
+  readonly channel: number;
   readonly idstr: string;
   readonly instanceId: number;
   readonly bytes: Uint8Array<ArrayBuffer>;

@@ -209,6 +209,39 @@ describe("receive channel", () => {
     received.close();
   });
 
+  it("receives RAM behind a device-state packet that is not admitted, and no other of these", async () => {
+    const state = Buffer.from("state");
+    const packet = Buffer.concat([
+      encodeDeviceStatePacket({ device: "d", instanceId: 0, payloadBytes: state.length }),
+      state,
+    ]);
+    const channel = receiving({ admits: false });
+    channel.feed(packet, ramPacket({ normal: [1] }), SYNC, packet, SYNC);
+    await channel.arrived(1);
+    assert.deepEqual([channel.deviceStates, channel.totals.normalPages], [1, 1]);
+    channel.release(1);
+    channel.admit();
+    await channel.arrived(2);
+    assert.equal(channel.deviceStates, 2);
+    channel.release(2);
+    (await channel.end()).close();
+  });
+
+  it("ends without an error when it is given up before a device-state packet is admitted", async () => {
+    const packet = Buffer.concat([
+      encodeDeviceStatePacket({ device: "d", instanceId: 0, payloadBytes: 1 }),
+      Buffer.of(1),
+    ]);
+    const channel = receiving({ admits: false });
+    channel.feed(SYNC, packet, packet);
+    await channel.arrived(1);
+    channel.release(1);
+    channel.giveUp();
+    const received = await channel.end();
+    assert.deepEqual(received.result, { ok: true });
+    received.close();
+  });
+
   it("ends without an error when it is given up at a SYNC", async () => {
     const channel = receiving({});
     channel.feed(SYNC, ramPacket({ normal: [1] }));
@@ -240,7 +273,7 @@ describe("receive channel", () => {
     ["a stream cut inside a header", "CHANNEL_CUT", ramPacket({ normal: [5] }).subarray(0, 1343)],
     ["a stream cut inside a page", "CHANNEL_CUT", ramPacket({ normal: [5] }).subarray(0, -4000)],
     ["a device state without bytes", "MULTIFD_DEVICE_STATE_EMPTY", device(0)],
-    ["a device state beyond any size", "MULTIFD_DEVICE_STATE_SIZE", device(0xffff_ffff)],
+    ["a device state beyond its limit", "MULTIFD_DEVICE_STATE_SIZE", device(2 ** 21 + 1)],
     ["a device state cut short", "CHANNEL_CUT", Buffer.concat([device(100), Buffer.alloc(99)])],
   ] as const) {
     it(`refuses ${what}, naming channel and packet, and places nothing of it`, async () => {

@@ -21,8 +21,8 @@ import { PacketIntake } from "./packet-intake.js";
 import { COUNTER } from "./shared-words.js";
 import { SyncBarrier } from "./sync-barrier.js";
 
-/** Most bytes of one device-state packet that we hold at once. */
-export const DEVICE_STATE_RECEIVE_MAX = 64 * 1024 * 1024;
+/** Largest payload of a device-state packet that is taken: twice what QEMU sends, and what a relay passes on. */
+const DEVICE_STATE_RECEIVE_MAX = 2 * 1024 * 1024;
 
 /** Runs a channel until its stream ends or it is told to give up. Never throws for what can happen on a wire. */
 export function runReceiveChannel(task: ReceiveTask): ChannelResult {
@@ -80,8 +80,7 @@ class PacketReceiver {
     if (received === 0) return false;
     this.#counters[this.#countersAt + COUNTER.wireBytes]! += received;
     if (intake.deviceState !== null) {
-      this.#receiveDeviceState();
-      return true;
+      return this.#receiveDeviceState();
     }
     if (intake.normalPages + intake.zeroPages > 0) this.#applyPages();
     return intake.isSync ? this.barrier.arrive(this.#task.channel) : true;
@@ -155,13 +154,17 @@ class PacketReceiver {
     clearPages(packet);
   }
 
-  #receiveDeviceState(): void {
+  /** Hands one packet over, as soon as the one before it has been admitted. @returns false when told to give up. */
+  #receiveDeviceState(): boolean {
+    const { channel } = this.#task;
+    if (!this.barrier.awaitAdmission(channel)) return false;
     const { device, instanceId, payloadBytes } = this.#intake.deviceState!;
     const bytes = new Uint8Array(payloadBytes);
     this.#intake.receiveDeviceState(bytes);
     this.#counters[this.#countersAt + COUNTER.wireBytes]! += payloadBytes;
-    const arrived: DeviceStateArrived = { idstr: device, instanceId, bytes };
+    const arrived: DeviceStateArrived = { channel, idstr: device, instanceId, bytes };
     this.#task.devices.postMessage(arrived, [bytes.buffer]);
-    this.barrier.countDeviceState(this.#task.channel);
+    this.barrier.countDeviceState(channel);
+    return true;
   }
 }

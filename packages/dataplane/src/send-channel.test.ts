@@ -282,7 +282,7 @@ describe("send channel", () => {
   it("writes a device's state as it was put into the stage", async () => {
     const state = Buffer.from("what a device remembers");
     ring.openRound();
-    ring.publish(PACKET_KIND.deviceState, stage.put(Buffer.from("0000:00:03.0/vfio"), 9, state), 0);
+    ring.publish(PACKET_KIND.deviceState, stage.put(Buffer.from("0000:00:03.0/vfio"), 9, [state]), 0);
     ring.closeRound();
     ring.stop("end");
     const [first, sync] = takeApart((await send("none")).wire, "none");

@@ -50,7 +50,7 @@ export const BARRIER = {
   words: 4 * LINE_WORDS,
 } as const;
 
-/** Words per channel behind the barrier's own; each written by that channel's worker only. */
+/** Words per channel behind the barrier's own; each written by that channel's worker only, unless it says otherwise. */
 export const BARRIER_CHANNEL = {
   /** SYNC packets met. */
   arrived: 0,
@@ -58,6 +58,8 @@ export const BARRIER_CHANNEL = {
   deviceStates: 1,
   /** 1 once the stream has ended at a packet boundary. */
   ended: 2,
+  /** Device-state packets that the coordinator has taken over, so that the next may be received. Written by it. */
+  admitted: 3,
   words: LINE_WORDS,
 } as const;
 

@@ -60,6 +60,12 @@ export class SyncBarrier {
     return sum;
   }
 
+  /** Takes a channel's oldest outstanding device-state packet over: it may receive its next one. */
+  admitDeviceState(channel: number): void {
+    Atomics.add(this.#words, this.#channelAt(channel, BARRIER_CHANNEL.admitted), 1);
+    this.#turn();
+  }
+
   /** Lets every channel pass its SYNC number `sync`. */
   release(sync: number): void {
     Atomics.store(this.#words, BARRIER.released, sync);
@@ -97,6 +103,21 @@ export class SyncBarrier {
       const turn = Atomics.load(words, BARRIER.turn);
       if (Atomics.load(words, BARRIER.stop) === STOP.giveUp) return false;
       if (Atomics.load(words, BARRIER.released) >= sync) return true;
+      Atomics.wait(words, BARRIER.turn, turn);
+    }
+  }
+
+  /**
+   * Blocks until every device-state packet that the channel has handed over has been admitted: so it holds one at
+   * most, and a device that loads slowly holds its channels up. @returns false when there is nothing to go on for.
+   */
+  awaitAdmission(channel: number): boolean {
+    const words = this.#words;
+    const handedOver = Atomics.load(words, this.#channelAt(channel, BARRIER_CHANNEL.deviceStates));
+    for (;;) {
+      const turn = Atomics.load(words, BARRIER.turn);
+      if (Atomics.load(words, BARRIER.stop) === STOP.giveUp) return false;
+      if (Atomics.load(words, this.#channelAt(channel, BARRIER_CHANNEL.admitted)) === handedOver) return true;
       Atomics.wait(words, BARRIER.turn, turn);
     }
   }

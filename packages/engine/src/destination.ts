@@ -20,11 +20,12 @@ import {
   sumCounters,
 } from "@multifd/dataplane";
 import type { RamBlock } from "@multifd/memory";
-import { ChannelError, type Compression } from "@multifd/protocol";
+import { ChannelError, type Compression, ProtocolError } from "@multifd/protocol";
 import { ChannelThreads } from "./channel-threads.js";
+import { DeviceLoading } from "./device-loading.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
-import type { DestinationGuest } from "./guest.js";
+import type { DestinationGuest, DeviceName } from "./guest.js";
 import { type DestinationPeer, HAND_OVER_MS, type RoundPhase } from "./peer.js";
 import { PlacedRam } from "./placed-ram.js";
 import { ProgressMeter } from "./progress-meter.js";
@@ -75,9 +76,7 @@ class DestinationMigration {
   #meter: ProgressMeter | null = null;
   #syncs = 0;
   #rounds = 0;
-  #deviceStates = 0;
-  /** Device states are loaded one after the other, in the order of arrival. */
-  #loading: Promise<void> = Promise.resolve();
+  readonly #loading: DeviceLoading;
   #waitingFor = "waiting for the main channel";
   /** The point of no return: neither cancelled nor timed out behind it. */
   #committing = false;
@@ -87,9 +86,16 @@ class DestinationMigration {
     this.#barrier = new SyncBarrier(job.peer.channels);
     this.#counters = createCounters(job.peer.channels);
     this.#threads = new ChannelThreads("receive-channel", job.peer.channels);
-    this.#failure = new FirstFailure(() => {
+    this.#failure = new FirstFailure((error) => {
       this.#abort.abort();
       this.#barrier.ring();
+      this.#loading.stop(error);
+    });
+    this.#loading = new DeviceLoading({
+      load: (device, state) => job.guest.loadDeviceState(device, state),
+      admit: (channel) => this.#barrier.admitDeviceState(channel),
+      fail: (error) => this.#failure.fail(error),
+      onChange: () => this.#barrier.ring(),
     });
   }
 
@@ -126,7 +132,7 @@ class DestinationMigration {
     this.#stall?.stop();
     this.#stall = new StallWatch(
       timeoutMs,
-      () => this.#totals().wireBytes,
+      () => this.#totals().wireBytes + this.#loading.readBytes,
       () => this.#waitingFor,
       (error) => this.#failure.fail(error),
     );
@@ -169,7 +175,7 @@ class DestinationMigration {
     const { frames } = this.#ram;
     const tasks = this.#channels.map((channel, index): ReceiveTask => {
       const { port1, port2 } = new MessageChannel();
-      port1.on("message", (state: DeviceStateArrived) => this.#loadDeviceState(state));
+      port1.on("message", (packet: DeviceStateArrived) => this.#loading.arrive(packet));
       this.#devicePorts.push(port1);
       return {
         channel: index,
@@ -188,19 +194,6 @@ class DestinationMigration {
     this.#waitingFor = "receiving";
     this.#meter.start();
     this.#meter.round(blocks.reduce((sum, block) => sum + block.pageCount, 0));
-  }
-
-  #loadDeviceState(state: DeviceStateArrived): void {
-    this.#loading = this.#loading.then(async () => {
-      if (this.#failure.failed) return;
-      try {
-        await this.#job.guest.loadDeviceState(state);
-        this.#deviceStates++;
-        this.#barrier.ring();
-      } catch (error) {
-        this.#failure.fail(error);
-      }
-    });
   }
 
   /** Waits until every channel has met its next SYNC, then lets all of them go on. */
@@ -233,7 +226,15 @@ class DestinationMigration {
     for (;;) {
       const bell = this.#barrier.bell;
       this.#failure.check();
-      if (this.#deviceStates === this.#barrier.deviceStates) return;
+      // Asked in this order: a channel hands its packets over before it ends.
+      const allEnded = this.#channels.every((_, channel) => this.#barrier.ended(channel));
+      const allArrived = this.#loading.arrived === this.#barrier.deviceStates;
+      const { incomplete, loading } = this.#loading;
+      if (allArrived && loading === null && incomplete === null) return;
+      if (allEnded && allArrived && incomplete !== null) throw stateCut(incomplete);
+      const name = incomplete ?? loading;
+      if (name !== null)
+        this.#waitingFor = `${incomplete ? "waiting for" : "loading"} the state of device "${name.idstr}"`;
       await this.#barrier.waitForBell(bell, WAKE_UP_MS);
     }
   }
@@ -292,4 +293,11 @@ class DestinationMigration {
       acknowledged,
     };
   }
+}
+
+function stateCut({ idstr, instanceId }: DeviceName): ProtocolError {
+  return new ProtocolError(
+    "DEVICE_STATE_INCOMPLETE",
+    `device "${idstr}" instance ${instanceId}: every channel has ended, and a part of its state has not come; the source has lost it`,
+  );
 }

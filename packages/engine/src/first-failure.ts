@@ -14,10 +14,10 @@ export class FirstFailure {
   #error: unknown = null;
   #failed = false;
   readonly #waiters = new Set<(error: unknown) => void>();
-  readonly #onFail: () => void;
+  readonly #onFail: (error: unknown) => void;
 
   /** @param onFail  Called once: wakes whoever waits for something other than this. */
-  constructor(onFail: () => void) {
+  constructor(onFail: (error: unknown) => void) {
     this.#onFail = onFail;
   }
 
@@ -32,7 +32,7 @@ export class FirstFailure {
     this.#error = error;
     for (const reject of this.#waiters) reject(error);
     this.#waiters.clear();
-    this.#onFail();
+    this.#onFail(error);
   }
 
   /** @throws what failed first. */

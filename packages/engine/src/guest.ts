@@ -11,14 +11,31 @@
 import type { FrameLog } from "@multifd/dataplane";
 import type { DirtyBitmap, DirtyTracker, RamBlock } from "@multifd/memory";
 
-/** A device's state beside RAM. (idstr, instanceId) is its identity at both ends. */
-export type DeviceState = {
+/** What a device with a state beside RAM is called, at both ends. */
+export type DeviceName = {
   /** 1…255 bytes of UTF-8. */
   readonly idstr: string;
   readonly instanceId: number;
-  /** At least one byte. */
-  readonly bytes: Uint8Array;
 };
+
+/**
+ * A device at the source, whose state goes down the channels as device-state packets.
+ *
+ * A state is any number of bytes in pieces of any size; the next piece is asked for when there is room for it.
+ * A piece is the engine's from then on. When the migration fails the iterator's `return` is called, and not waited
+ * for. An iterator that throws fails the migration.
+ */
+export interface DeviceStateProvider extends DeviceName {
+  /**
+   * What can be saved while the guest still runs, from the first round on; not called for a guest that has been
+   * stopped. The guest is paused when it has come to its end, so it has to come.
+   */
+  saveRunning?(): AsyncIterable<Uint8Array>;
+  /** The rest, while the guest is paused; goes behind what `saveRunning` gave. */
+  save(): AsyncIterable<Uint8Array>;
+  /** Set where `save` may write guest RAM: it is harvested again then, and sent once more. */
+  readonly savesIntoRam?: boolean;
+}
 
 /** A RAM block's bytes at the source. */
 export type RamSource = {
@@ -49,10 +66,10 @@ export interface SourceGuest {
   pause(): Promise<void>;
   /** Undoes `pause`: the migration failed and the guest goes on here. */
   resume(): Promise<void>;
-  /** Called once, paused: what travels down the channels as device-state packets. */
-  deviceStates(): Promise<readonly DeviceState[]>;
-  /** Where the destination has to agree before RAM moves: what it is to judge. */
-  readonly introduction?: readonly DeviceState[];
+  /** Its devices with a state that does not travel with `DevicePart`. */
+  readonly devices: readonly DeviceStateProvider[];
+  /** Where the destination has to agree before RAM moves: what it is to judge, as devices of their own. */
+  readonly introduction?: readonly DeviceStateProvider[];
   /**
    * Gives the guest up. Where a guest has this, it is handed over in two steps: the destination says that it has
    * loaded everything and runs nothing; then this is called; then the last byte leaves, which sets the guest running
@@ -88,8 +105,14 @@ export type RamPlacement = {
 export interface DestinationGuest {
   /** Called once with the stream's block list; the placements answer it one by one. */
   placeRam(blocks: readonly RamBlock[]): Promise<readonly RamPlacement[]>;
-  /** A device-state packet has arrived. Called in stream order per channel, before `commit`. */
-  loadDeviceState(state: DeviceState): Promise<void>;
+  /**
+   * A device's state arrives: called once per device when its first bytes are there, for several devices at a time,
+   * and done with all of them before `commit`.
+   *
+   * @param state  In order, cut where it fits; comes no faster than it is read. Throws when the migration fails.
+   *   Need not be read to its end. A rejection fails the migration.
+   */
+  loadDeviceState(device: DeviceName, state: AsyncIterable<Uint8Array>): Promise<void>;
   /** The device part of the main channel, verbatim, as the peer that read it describes it. */
   loadDevices(devices: DevicePart): Promise<void>;
   /**

@@ -5,8 +5,9 @@ export { type DestinationJob, runDestination } from "./destination.js";
 export type { EventSink, MigrationEvent, MigrationResult, MigrationTotals } from "./events.js";
 export type {
   DestinationGuest,
+  DeviceName,
   DevicePart,
-  DeviceState,
+  DeviceStateProvider,
   RamPlacement,
   RamSource,
   SourceGuest,
@@ -22,3 +23,4 @@ export type { RelayPeer, RelayWord } from "./relay-peer.js";
 export { runSource, type SourceJob } from "./source.js";
 export { StoppedRam, type StoppedRest } from "./stopped-ram.js";
 export { UserfaultfdTracker } from "./userfaultfd-tracker.js";
+export { collectDeviceState, provideDeviceState } from "./whole-device-state.js";

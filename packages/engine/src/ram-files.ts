@@ -18,7 +18,7 @@ import { promisify } from "node:util";
 import type { RamBlock } from "@multifd/memory";
 import { closeDescriptor, createMemfd, hugePageBytes, punchFile, seekData } from "@multifd/native";
 import { ConfigError, ProtocolError, SystemError } from "@multifd/protocol";
-import type { DestinationGuest, DevicePart, DeviceState, RamPlacement } from "./guest.js";
+import type { DestinationGuest, DeviceName, DevicePart, RamPlacement } from "./guest.js";
 import { nameWholeFile, partialPath, syncFolder } from "./partial-file.js";
 
 /** A block that no file was named for. */
@@ -109,10 +109,10 @@ export class RamFiles implements DestinationGuest {
     return { block, descriptor, through: "nowhere", startsZeroed };
   }
 
-  async loadDeviceState(state: DeviceState): Promise<void> {
+  async loadDeviceState({ idstr, instanceId }: DeviceName): Promise<void> {
     throw new ProtocolError(
       "DEVICE_STATE_UNEXPECTED",
-      `the source sends the state of device "${state.idstr}" instance ${state.instanceId} down the channels, and a set of files has nowhere to load it; switch that off at the source or take the migration into a guest`,
+      `the source sends the state of device "${idstr}" instance ${instanceId} down the channels, and a set of files has nowhere to load it; switch that off at the source or take the migration into a guest`,
     );
   }
 

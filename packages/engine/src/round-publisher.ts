@@ -5,11 +5,12 @@
  * into the ring's slots; it, never holds more of a round than the ring does, and
  * closes the round when every channel has written SYNC. It looks at the failure
  * latch after each wake-up, so an error in any channel ends the round at once.
+ * Devices' states go into the same ring meanwhile, whenever a round is open.
  */
 import { type DeviceStage, PACKET_KIND, type PacketRing } from "@multifd/dataplane";
 import type { DirtyBitmap } from "@multifd/memory";
 import type { FirstFailure } from "./first-failure.js";
-import type { DeviceState, RamSource } from "./guest.js";
+import type { RamSource } from "./guest.js";
 import { type PacketSplitter, splitPackets } from "./packet-splitter.js";
 
 /** Packets published before the workers are woken: enough to start on, few enough to start soon. */
@@ -29,29 +30,35 @@ export type PublisherParts = {
 
 export class RoundPublisher {
   readonly #parts: PublisherParts;
+  /** How many more packets may be published now; null between rounds. */
+  #allowed: (() => number) | null = null;
 
   constructor(parts: PublisherParts) {
     this.#parts = parts;
   }
 
   /**
-   * Sends every dirty page, then the device states, then SYNC on every channel.
+   * Sends every dirty page, then SYNC on every channel.
    *
-   * @param dirty     One bitmap per RAM block; emptied.
-   * @param allowed   How many more packets may be published now; asked often.
+   * @param dirty       One bitmap per RAM block; emptied.
+   * @param companions  The round stays open until this resolves: device states that are published meanwhile.
+   * @param allowed     How many more packets may be published now; asked often.
    */
   async sendRound(
     dirty: readonly DirtyBitmap[],
-    deviceStates: readonly DeviceState[],
+    companions: Promise<void> | null,
     allowed: () => number,
   ): Promise<void> {
     const { ring, failure, channels, ram, pagesMax } = this.#parts;
     failure.check();
     ring.openRound();
+    this.#allowed = allowed;
+    ring.ring(); // whoever has a device's state waits for it
     for (const [block, bitmap] of dirty.entries())
       for (const packets of splitPackets(ram[block]!, bitmap, pagesMax))
         await this.#publishPackets(block, packets, allowed);
-    for (const state of deviceStates) await this.#publishDeviceState(state);
+    if (companions) await failure.race(companions);
+    this.#allowed = null;
     ring.closeRound();
     for (;;) {
       const bell = ring.bell;
@@ -87,13 +94,18 @@ export class RoundPublisher {
     }
   }
 
-  async #publishDeviceState(state: DeviceState): Promise<void> {
+  /**
+   * Publishes one device-state packet, in the round that is open or the next that will be.
+   *
+   * @param payload  Its parts, one behind the other; copied by the time this resolves.
+   */
+  async publishDeviceState(idstr: Uint8Array, instanceId: number, payload: readonly Uint8Array[]): Promise<void> {
     const { ring, stage, failure } = this.#parts;
-    const idstr = Buffer.from(state.idstr, "utf8");
     for (;;) {
       const bell = ring.bell;
       failure.check();
-      const place = ring.hasRoom() ? stage.put(idstr, state.instanceId, state.bytes) : -1;
+      const mayPublish = this.#allowed !== null && this.#allowed() > 0 && ring.hasRoom();
+      const place = mayPublish ? stage.put(idstr, instanceId, payload) : -1;
       if (place >= 0) {
         ring.publish(PACKET_KIND.deviceState, place, 0);
         ring.announce();

@@ -26,7 +26,6 @@
 import {
   createCounters,
   createZeroMarks,
-  DEVICE_STATE_BYTES_MAX,
   DeviceStage,
   PacketRing,
   type SendTask,
@@ -47,11 +46,12 @@ import {
 } from "@multifd/protocol";
 import { ChannelThreads } from "./channel-threads.js";
 import { Convergence } from "./convergence.js";
+import { checkDeviceNames, DevicePump } from "./device-pump.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
-import type { DevicePart, DeviceState, SourceGuest } from "./guest.js";
+import type { DevicePart, SourceGuest } from "./guest.js";
 import { Pacer } from "./pacer.js";
-import type { SourcePeer, ZeroPages } from "./peer.js";
+import type { RoundPhase, SourcePeer, ZeroPages } from "./peer.js";
 import { ProgressMeter } from "./progress-meter.js";
 import { RoundPublisher } from "./round-publisher.js";
 import { StallWatch } from "./stall-watch.js";
@@ -106,6 +106,8 @@ class SourceMigration {
   /** One per RAM block; null where its pages are in frames. */
   readonly #pageBytes: number;
   readonly #publisher: RoundPublisher;
+  readonly #introducer: DevicePump;
+  readonly #pump: DevicePump;
   readonly #pacer: Pacer;
   readonly #meter: ProgressMeter;
   readonly #threads: ChannelThreads;
@@ -140,6 +142,10 @@ class SourceMigration {
       pagesMax,
       failure: this.#failure,
     });
+    const introduction = guest.introduction ?? [];
+    checkDeviceNames([...introduction, ...guest.devices]);
+    this.#introducer = new DevicePump(introduction, this.#publisher, this.#failure);
+    this.#pump = new DevicePump(guest.devices, this.#publisher, this.#failure);
     const packetBytes = ramPacketBytes(this.#pageBytes) + PACKET_GUEST_BYTES;
     this.#pacer = new Pacer(job.maxBandwidth, packetBytes, performance.now());
     this.#meter = new ProgressMeter(job.onEvent, () => this.#totals(), this.#pageBytes);
@@ -179,12 +185,9 @@ class SourceMigration {
 
     this.#step = "setting up";
     await this.#failure.race(peer.begin(blocks, devices));
-    await this.#sendRound([], guest.introduction ?? [], "setup");
-    if (guest.introduction !== undefined) await this.#confirm("waiting for the destination to agree");
+    await this.#sendIntroduction();
     this.#meter.start();
-    const dirty = await this.#precopy();
-    const states = await this.#failure.race(this.#deviceStates());
-    await this.#sendRound(dirty, states, "complete");
+    await this.#sendLast(await this.#precopy());
     if (guest.handOver === undefined) {
       this.#step = "sending the device part";
       await this.#failure.race(peer.finish(devices));
@@ -196,6 +199,16 @@ class SourceMigration {
     this.#step = "waiting for the destination's word";
     this.#acknowledged = await this.#failure.race(verdict);
     this.#phase = "acknowledged";
+  }
+
+  /** Nothing of the guest moves before the destination has agreed, where it is to. */
+  async #sendIntroduction(): Promise<void> {
+    const { introduction } = this.#job.guest;
+    const companions = introduction ? this.#introducer.sendRest() : null;
+    companions?.catch(() => {}); // it has told its failure
+    await this.#sendRound([], companions, "setup");
+    await this.#closeRound("setup");
+    if (introduction !== undefined) await this.#confirm("waiting for the destination to agree");
   }
 
   async #confirm(step: string): Promise<void> {
@@ -275,19 +288,29 @@ class SourceMigration {
     const convergence = new Convergence(this.#job);
     await this.#failure.race(tracker.start(blocks));
     fill();
+    const running = this.#pump.sendRunning();
+    running.catch(() => {}); // it has told its failure
+    let companions: Promise<void> | null = null;
     for (;;) {
       const before = sumCounters(this.#counters).normalPages;
       const startedMs = performance.now();
-      await this.#sendRound(dirty, [], "iterate");
+      await this.#sendRound(dirty, companions, "iterate");
+      await this.#closeRound("iterate");
       const elapsedMs = performance.now() - startedMs;
       const normalBytes = (sumCounters(this.#counters).normalPages - before) * this.#pageBytes;
       this.#harvest(dirty);
       const dirtyPages = countPages(dirty);
-      const verdict = convergence.judge({ normalBytes, elapsedMs }, dirtyPages * this.#pageBytes);
+      // A round that was kept open for the devices says nothing of the link.
+      const figures = companions === null ? { normalBytes, elapsedMs } : { normalBytes: 0, elapsedMs: 0 };
+      const verdict = convergence.judge(figures, dirtyPages * this.#pageBytes);
       this.#meter.expect(verdict.expectedDowntimeMs);
       if (verdict.kind === "another-round") continue;
       if (verdict.kind === "will-not-converge")
         throw willNotConverge(this.#job, verdict.expectedDowntimeMs, this.#rounds);
+      if (this.#pump.isRunning) {
+        companions = running;
+        continue;
+      }
       onEvent({
         event: "switchover",
         round: this.#rounds + 1,
@@ -318,18 +341,24 @@ class SourceMigration {
     this.#failure.check();
   }
 
-  async #deviceStates(): Promise<readonly DeviceState[]> {
-    const states = await this.#job.guest.deviceStates();
-    for (const { idstr, instanceId, bytes } of states) checkDeviceState(idstr, instanceId, bytes.length);
-    return states;
+  /** The guest stands still: sends what is left of its RAM and its devices. */
+  async #sendLast(dirty: readonly DirtyBitmap[]): Promise<void> {
+    const { guest } = this.#job;
+    const rest = this.#pump.sendRest();
+    rest.catch(() => {}); // it has told its failure
+    await this.#sendRound(dirty, rest, "complete");
+    if (guest.tracker !== null && guest.devices.some(({ savesIntoRam }) => savesIntoRam)) {
+      this.#harvest(dirty);
+      if (countPages(dirty) > 0) {
+        await this.#closeRound("iterate");
+        await this.#sendRound(dirty, null, "complete");
+      }
+    }
+    await this.#closeRound("complete");
   }
 
-  async #sendRound(
-    dirty: readonly DirtyBitmap[],
-    states: readonly DeviceState[],
-    phase: "setup" | "iterate" | "complete",
-  ): Promise<void> {
-    const { onEvent, peer } = this.#job;
+  async #sendRound(dirty: readonly DirtyBitmap[], companions: Promise<void> | null, phase: RoundPhase): Promise<void> {
+    const { onEvent } = this.#job;
     if (phase !== "setup") {
       this.#rounds++;
       this.#step = `sending round ${this.#rounds}${phase === "complete" ? ", the last" : ""}`;
@@ -339,8 +368,13 @@ class SourceMigration {
     }
     // The last round of a live guest is its downtime: that goes as fast as it can.
     const paced = phase === "iterate" || this.#job.guest.tracker === null;
-    await this.#publisher.sendRound(dirty, states, () => (paced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY));
-    await this.#failure.race(peer.closeRound(phase, this.#zeroPages()));
+    await this.#publisher.sendRound(dirty, companions, () =>
+      paced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY,
+    );
+  }
+
+  async #closeRound(phase: RoundPhase): Promise<void> {
+    await this.#failure.race(this.#job.peer.closeRound(phase, this.#zeroPages()));
   }
 
   /** What the channels have marked in the round; to be asked for when all have arrived. */
@@ -423,15 +457,6 @@ function checkRam(guest: SourceGuest): number {
   throw new ConfigError(
     "PAGE_SIZE",
     `RAM block "${odd.block.name}" has pages of ${odd.block.pageBytes} bytes, "${first.block.name}" of ${first.block.pageBytes}; a target has one page size`,
-  );
-}
-
-function checkDeviceState(idstr: string, instanceId: number, bytes: number): void {
-  const idstrBytes = Buffer.byteLength(idstr);
-  if (idstrBytes >= 1 && idstrBytes <= 255 && bytes >= 1 && bytes <= DEVICE_STATE_BYTES_MAX) return;
-  throw new ConfigError(
-    "DEVICE_STATE_SIZE",
-    `device "${idstr}" instance ${instanceId}: its state has ${bytes} bytes and its name ${idstrBytes}; 1 to ${DEVICE_STATE_BYTES_MAX} and 1 to 255 go into a device-state packet`,
   );
 }
 

@@ -10,7 +10,7 @@
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { describeRamBlock } from "@multifd/memory";
 import { ConfigError, SystemError } from "@multifd/protocol";
-import type { DeviceState, RamSource, SourceGuest } from "./guest.js";
+import type { RamSource, SourceGuest } from "./guest.js";
 
 /** What of a guest's RAM has no file of its own, and the names of all its blocks in the order they were listed. */
 export type StoppedRest = { readonly kept: readonly RamSource[]; readonly blockNames: readonly string[] };
@@ -18,6 +18,7 @@ export type StoppedRest = { readonly kept: readonly RamSource[]; readonly blockN
 export class StoppedRam implements SourceGuest {
   readonly ram: readonly RamSource[];
   readonly tracker = null;
+  readonly devices = [];
 
   private constructor(ram: readonly RamSource[]) {
     this.ram = ram;
@@ -57,10 +58,6 @@ export class StoppedRam implements SourceGuest {
   async pause(): Promise<void> {}
 
   async resume(): Promise<void> {}
-
-  async deviceStates(): Promise<readonly DeviceState[]> {
-    return [];
-  }
 
   close(): void {
     for (const { descriptor } of this.ram) closeSync(descriptor);

@@ -7,11 +7,11 @@
  *
  * Owns the connections' end, not the guest.
  */
-import type { DestinationGuest, DevicePart, DeviceState, RamPlacement } from "@multifd/engine";
+import type { DestinationGuest, DeviceName, DevicePart, RamPlacement } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import { ConfigError, ProtocolError, placeError } from "@multifd/protocol";
 import { AttachedDevice, type Ring, type RingEvents } from "./attached-device.js";
-import { type DeviceRecord, decodeRecord, recordName } from "./device-record.js";
+import { type DeviceRecord, openRecord, recordName } from "./device-record.js";
 import type { FrontEnd } from "./front-end.js";
 import type { GuestRun } from "./log-tracker.js";
 import type { MemoryRegion } from "./memory-table.js";
@@ -27,7 +27,7 @@ export class DestinationWithBackEnds implements DestinationGuest {
   readonly #guest: DestinationGuest;
   readonly #backEnds: ReadonlyMap<string, WaitingBackEnd>;
   readonly #runs: readonly GuestRun[];
-  readonly #records = new Map<string, DeviceRecord>();
+  readonly #records = new Map<string, Omit<DeviceRecord, "state">>();
   readonly #devices = new Map<string, AttachedDevice>();
   #memory: readonly MemoryRegion[] = [];
 
@@ -63,17 +63,19 @@ export class DestinationWithBackEnds implements DestinationGuest {
   }
 
   /** @throws {ProtocolError} VHOST_RECORD; {ConfigError} VHOST_NOT_OFFERED; and what loading throws. */
-  async loadDeviceState(state: DeviceState): Promise<void> {
+  async loadDeviceState(device: DeviceName, state: AsyncIterable<Uint8Array>): Promise<void> {
     for (const [name, { frontEnd }] of this.#backEnds) {
-      if (state.idstr !== recordName(name)) continue;
+      if (device.idstr !== recordName(name) || device.instanceId !== 0) continue;
       try {
-        await this.#load(name, frontEnd, decodeRecord(state.bytes));
+        const { state: own, ...record } = await openRecord(state);
+        await giveState(frontEnd, own);
+        this.#records.set(name, record);
       } catch (error) {
         throw placeError(error, `device "${name}"`);
       }
       return;
     }
-    await this.#guest.loadDeviceState(state);
+    await this.#guest.loadDeviceState(device, state);
   }
 
   loadDevices(devices: DevicePart): Promise<void> {
@@ -103,17 +105,18 @@ export class DestinationWithBackEnds implements DestinationGuest {
     for (const { frontEnd } of this.#backEnds.values()) frontEnd.close();
     await this.#guest.abandon();
   }
+}
 
-  async #load(name: string, frontEnd: FrontEnd, record: DeviceRecord): Promise<void> {
-    if (this.#records.has(name)) throw new ProtocolError("VHOST_RECORD", "its record came twice");
-    if (record.state.length > 0 && !frontEnd.movesState) {
-      throw new ConfigError(
-        "VHOST_NOT_OFFERED",
-        "its state came, and the back-end here takes none; start the same program as at the source",
-      );
-    }
-    if (frontEnd.movesState) await loadState(frontEnd, [record.state]);
-    // The packet's memory is the channel's; only what is needed later is kept, and it was copied.
-    this.#records.set(name, { ...record, state: new Uint8Array(0) });
+/** A back-end that takes no state is given none; it must not have had one, either. */
+async function giveState(frontEnd: FrontEnd, state: AsyncIterable<Uint8Array>): Promise<void> {
+  if (frontEnd.movesState) {
+    await loadState(frontEnd, state);
+    return;
+  }
+  for await (const piece of state) {
+    throw new ConfigError(
+      "VHOST_NOT_OFFERED",
+      `at least ${piece.length} bytes of state came, and the back-end here takes none; start the same program as at the source`,
+    );
   }
 }

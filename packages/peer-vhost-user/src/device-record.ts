@@ -3,8 +3,8 @@
  *
  * A back-end's own state is opaque and knows nothing of rings. So the record
  * bears, ahead of that state, the features agreed on and every ring with its base;
- * the destination starts its back-end from that. This is how it travels in a
- * device-state packet; it is nobody's format but ours.
+ * the destination starts its back-end from that. This is what travels in a device's
+ * device-state packets; it is nobody's format but ours.
  */
 import { bits64le, layout, ProtocolError, u32le, u64le } from "@multifd/protocol";
 import type { AttachedDevice, Ring } from "./attached-device.js";
@@ -34,8 +34,8 @@ export type DeviceRecord = {
   readonly protocolFeatures: bigint;
   readonly rings: readonly Ring[];
   readonly bases: readonly number[];
-  /** The back-end's own; empty for one that has none. */
-  readonly state: Uint8Array;
+  /** The back-end's own; empty for one that has none. To be read once. */
+  readonly state: AsyncIterable<Uint8Array>;
 };
 
 /** Under what a device's record travels. */
@@ -55,20 +55,41 @@ export function encodeRecordHead(device: AttachedDevice): Uint8Array {
   return head;
 }
 
-/** @throws {ProtocolError} VHOST_RECORD, WIRE_TRUNCATED. */
-export function decodeRecord(bytes: Uint8Array): DeviceRecord {
-  const { features, protocolFeatures, rings: count } = recordHead.decode(bytes);
+/**
+ * Reads a record up to the back-end's own state.
+ *
+ * @throws {ProtocolError} VHOST_RECORD, WIRE_TRUNCATED; and what `record` throws.
+ */
+export async function openRecord(record: AsyncIterable<Uint8Array>): Promise<DeviceRecord> {
+  const pieces = record[Symbol.asyncIterator]();
+  let read: Uint8Array = new Uint8Array(0);
+  const readUpTo = async (bytes: number) => {
+    while (read.length < bytes) {
+      const next = await pieces.next();
+      if (next.done) return;
+      read = Buffer.concat([read, next.value]);
+    }
+  };
+  await readUpTo(recordHead.size);
+  const { features, protocolFeatures, rings: count } = recordHead.decode(read);
   if (count > RINGS_MAX) {
     throw new ProtocolError("VHOST_RECORD", `a vhost-user device record tells of ${count} rings, at most ${RINGS_MAX}`);
   }
+  const headBytes = recordHead.size + count * recordRing.size;
+  await readUpTo(headBytes);
   const decoded = Array.from({ length: count }, (_, at) =>
-    recordRing.decode(bytes, recordHead.size + at * recordRing.size),
+    recordRing.decode(read, recordHead.size + at * recordRing.size),
   );
   return {
     features,
     protocolFeatures,
     rings: decoded.map(({ base: _, ...ring }) => ring),
     bases: decoded.map(({ base }) => base),
-    state: bytes.subarray(recordHead.size + count * recordRing.size),
+    state: restOf(read.subarray(headBytes), pieces),
   };
+}
+
+async function* restOf(first: Uint8Array, pieces: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array, void> {
+  if (first.length > 0) yield first;
+  for (let next = await pieces.next(); !next.done; next = await pieces.next()) yield next.value;
 }

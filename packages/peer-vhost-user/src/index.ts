@@ -15,7 +15,7 @@ export type { BackEndDevice } from "./back-end-device.js";
 export type { SessionEvent } from "./back-end-session.js";
 export { DestinationWithBackEnds, type WaitingBackEnd } from "./destination-with-back-ends.js";
 export type { Chain, DeviceQueue } from "./device-queue.js";
-export { type DeviceRecord, decodeRecord, encodeRecordHead, recordName } from "./device-record.js";
+export { type DeviceRecord, encodeRecordHead, openRecord, recordName } from "./device-record.js";
 export { DirtyLog, LOG_PAGE_BYTES, logBytes } from "./dirty-log.js";
 export { deviceFeature, featureSet, hasBit, nameProtocolFeatures, protocolFeature } from "./features.js";
 export { FrontEnd, type FrontEndTerms, type Inflight } from "./front-end.js";

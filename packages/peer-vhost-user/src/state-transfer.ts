@@ -24,7 +24,7 @@ export type StateTerms = {
   readonly bytesMax: number;
 };
 
-export const DEFAULT_STATE_TERMS: StateTerms = { stallTimeoutMs: 10_000, bytesMax: 2 ** 30 };
+export const DEFAULT_STATE_TERMS: StateTerms = { stallTimeoutMs: 10_000, bytesMax: 2 ** 36 };
 
 /**
  * Reads a back-end's state. It is good only when the iteration has come to its end.

@@ -68,6 +68,12 @@ export { addCapability, dropCapability } from "./configuration-capability.js";
 export { decodeDeviceSections } from "./device-decoder.js";
 export { type DeviceSection, walkDeviceSections } from "./device-sections.js";
 export {
+  DEVICE_STATE_CHUNK_BYTES,
+  type DeviceStateChunk,
+  decodeChunk,
+  encodeChunkHead,
+} from "./device-state-chunk.js";
+export {
   checkDeviceStatePacket,
   DEVICE_STATE_PACKET_BYTES,
   type DeviceStatePacket,

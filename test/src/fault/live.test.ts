@@ -2,24 +2,17 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import {
-  type DeviceState,
-  type MigrationEvent,
-  type MigrationResult,
-  runDestination,
-  runSource,
-  type SourceJob,
-} from "@multifd/engine";
+import { type MigrationEvent, type MigrationResult, runDestination, runSource, type SourceJob } from "@multifd/engine";
 import { QemuDestinationPeer, QemuSourcePeer, type QemuSourceTerms } from "@multifd/peer-qemu";
 import { type Compression, ProtocolError } from "@multifd/protocol";
 import { createScratchDir, removeScratchDir } from "../peers/index.js";
-import { ReceivingGuest, type Refusals } from "./receiving-guest.js";
+import { ReceivingGuest, type Refusals, type WholeState } from "./receiving-guest.js";
 import { ownError } from "./refusal.js";
 import { WatchedGuest, type WatchedGuestOptions } from "./watched-guest.js";
 
 const BYTES = 32 * 2 ** 20;
 /** More than the stage has places for, of one byte to the largest, so that some must wait. */
-const STATES: readonly DeviceState[] = Array.from({ length: 12 }, (_, index) => ({
+const STATES: readonly WholeState[] = Array.from({ length: 12 }, (_, index) => ({
   idstr: index % 2 === 0 ? "disk" : `0000:00:0${index}.0/ünic`,
   instanceId: index,
   bytes: randomBytes(index === 0 ? 1 : index === 1 ? 512 * 1024 : index * 1000 + 7),
@@ -230,8 +223,8 @@ function ended(migration: Promise<MigrationResult>): Promise<Ended> {
 }
 
 /** Channels deliver in any order, so both are sorted. */
-function assertSameStates(came: readonly DeviceState[], due: readonly DeviceState[]): void {
-  const sorted = (states: readonly DeviceState[]) =>
+function assertSameStates(came: readonly WholeState[], due: readonly WholeState[]): void {
+  const sorted = (states: readonly WholeState[]) =>
     [...states]
       .sort((a, b) => a.instanceId - b.instanceId)
       .map(({ idstr, instanceId, bytes }) => ({ idstr, instanceId, bytes: Buffer.from(bytes) }));

@@ -3,7 +3,13 @@
  *
  * A test reads its RAM and device states afterwards, or has it refuse at one step.
  */
-import type { DestinationGuest, DevicePart, DeviceState, RamPlacement } from "@multifd/engine";
+import {
+  collectDeviceState,
+  type DestinationGuest,
+  type DeviceName,
+  type DevicePart,
+  type RamPlacement,
+} from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import { closeDescriptor, createMemfd, mapFile, readMemory, unmap } from "@multifd/native";
 
@@ -15,9 +21,14 @@ export type Refusals = {
   readonly commit?: Error;
 };
 
+/** A device's state as a whole. */
+export type WholeState = DeviceName & { readonly bytes: Uint8Array };
+
+const STATE_BYTES_MAX = 2 ** 28;
+
 export class ReceivingGuest implements DestinationGuest {
   readonly calls: ("placeRam" | "loadDevices" | "commit" | "abandon")[] = [];
-  readonly states: DeviceState[] = [];
+  readonly states: WholeState[] = [];
   readonly #refusals: Refusals;
   readonly #through: RamPlacement["through"];
   #placements: readonly RamPlacement[] = [];
@@ -37,9 +48,9 @@ export class ReceivingGuest implements DestinationGuest {
     return this.#placements;
   }
 
-  async loadDeviceState(state: DeviceState): Promise<void> {
+  async loadDeviceState(device: DeviceName, state: AsyncIterable<Uint8Array>): Promise<void> {
     refuse(this.#refusals.loadDeviceState);
-    this.states.push({ ...state, bytes: Uint8Array.from(state.bytes) });
+    this.states.push({ ...device, bytes: await collectDeviceState(device, state, STATE_BYTES_MAX) });
   }
 
   async loadDevices(_devices: DevicePart): Promise<void> {

@@ -6,9 +6,11 @@
  * its one rule, and compare every byte with what a destination got.
  */
 import assert from "node:assert/strict";
-import { BitmapTracker, type DeviceState, type RamSource, type SourceGuest } from "@multifd/engine";
+import { BitmapTracker, type DeviceStateProvider, type RamSource, type SourceGuest } from "@multifd/engine";
 import { describeRamBlock, type RamBlock } from "@multifd/memory";
 import { closeDescriptor, createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "@multifd/native";
+
+import type { WholeState } from "./receiving-guest.js";
 
 const PAGE_BYTES = 4096;
 /** Pages that its vCPU writes at each tick. */
@@ -20,8 +22,10 @@ const ZEROS = Buffer.alloc(PAGE_BYTES);
 
 export type WatchedGuestOptions = {
   readonly bytes: number;
-  readonly states?: readonly DeviceState[];
-  /** What a test does at the moment that the guest is asked for its devices: paused, and nothing of them sent. */
+  readonly states?: readonly WholeState[];
+  /** Devices that do more than to give a state. */
+  readonly devices?: readonly DeviceStateProvider[];
+  /** What a test does at the moment that the guest is asked for one more device: paused, and nothing of it sent. */
   readonly onDeviceStates?: () => Promise<void>;
   readonly onResume?: () => Promise<void>;
   /** Nobody writes its RAM, and one round moves it. */
@@ -31,6 +35,7 @@ export type WatchedGuestOptions = {
 export class WatchedGuest implements SourceGuest {
   readonly ram: readonly RamSource[];
   readonly tracker: BitmapTracker | null;
+  readonly devices: readonly DeviceStateProvider[];
   /** `pause` and `resume` in the order of their calls. */
   readonly calls: ("pause" | "resume")[] = [];
   readonly #options: WatchedGuestOptions;
@@ -49,6 +54,12 @@ export class WatchedGuest implements SourceGuest {
     const bitmap = new SharedArrayBuffer(Math.ceil(this.#block.pageCount / 64) * 8);
     this.#dirty = new Int32Array(bitmap);
     this.tracker = options.stopped ? null : new BitmapTracker([bitmap]);
+    const { states = [], devices = [], onDeviceStates } = options;
+    this.devices = [
+      ...states.map(({ idstr, instanceId, bytes }) => ({ idstr, instanceId, save: () => this.#save(bytes) })),
+      ...devices,
+      ...(onDeviceStates ? [{ idstr: "hook", instanceId: 0, save: () => this.#save(onDeviceStates()) }] : []),
+    ];
     // Every second page holds something from the start, different on each.
     const page = Buffer.alloc(PAGE_BYTES);
     for (let index = 0; index < this.#block.pageCount; index += 2) {
@@ -96,10 +107,10 @@ export class WatchedGuest implements SourceGuest {
     await this.#options.onResume?.();
   }
 
-  async deviceStates(): Promise<readonly DeviceState[]> {
+  async *#save(state: Uint8Array | Promise<void>): AsyncGenerator<Uint8Array, void> {
     assert.ok(!this.isRunning, "asked for its devices while it ran");
-    await this.#options.onDeviceStates?.();
-    return this.#options.states ?? [];
+    const bytes = await state;
+    if (bytes) yield bytes;
   }
 
   /** All of its RAM. */

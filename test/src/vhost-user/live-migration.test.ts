@@ -9,8 +9,9 @@ import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   BitmapTracker,
+  collectDeviceState,
   type DestinationGuest,
-  type DeviceState,
+  type DeviceName,
   type RamSource,
   runDestination,
   runSource,
@@ -114,7 +115,7 @@ describe("a live migration with a virtiofsd", () => {
     return { memory, queues, device, session, node, handle, guest, process };
   }
 
-  type Spoil = (state: DeviceState) => Uint8Array;
+  type Spoil = (state: Uint8Array) => Uint8Array;
 
   async function migrate(source: Awaited<ReturnType<typeof startGuest>>, spoil: Spoil | null = null) {
     const heir = new ReceivingGuest();
@@ -172,7 +173,7 @@ describe("a live migration with a virtiofsd", () => {
     it(`fails when ${what} arrives as the state, and the source's rings run again`, async () => {
       const source = await startGuest();
       const headBytes = 28 + 2 * 36;
-      const { sent, received } = await migrate(source, ({ bytes }) =>
+      const { sent, received } = await migrate(source, (bytes) =>
         Buffer.concat([bytes.subarray(0, headBytes), spoil(bytes.subarray(headBytes))]),
       );
       assert.equal(codeOf(received), "VHOST_STATE_CHECK");
@@ -196,6 +197,7 @@ describe("a live migration with a virtiofsd", () => {
 class ReadingGuest implements SourceGuest {
   readonly ram: readonly RamSource[];
   readonly tracker: BitmapTracker;
+  readonly devices = [];
   reads = 0;
   isPaused = true;
   onPause: () => Promise<void> = async () => {};
@@ -221,10 +223,6 @@ class ReadingGuest implements SourceGuest {
     this.#running = this.#run();
   }
 
-  async deviceStates(): Promise<readonly DeviceState[]> {
-    return [];
-  }
-
   async readsMore(reads: number): Promise<void> {
     const due = this.reads + reads;
     while (this.reads < due) {
@@ -246,14 +244,22 @@ class ReadingGuest implements SourceGuest {
 }
 
 /** The same destination, whose device states are spoilt on their way. */
-function spoilt(guest: DestinationWithBackEnds, spoil: (state: DeviceState) => Uint8Array): DestinationGuest {
+function spoilt(guest: DestinationWithBackEnds, spoil: (state: Uint8Array) => Uint8Array): DestinationGuest {
   return {
     placeRam: (blocks) => guest.placeRam(blocks),
-    loadDeviceState: (state) => guest.loadDeviceState({ ...state, bytes: spoil(state) }),
+    loadDeviceState: (device, state) => guest.loadDeviceState(device, spoiltState(device, state, spoil)),
     loadDevices: (devices) => guest.loadDevices(devices),
     commit: () => guest.commit(),
     abandon: () => guest.abandon(),
   };
+}
+
+async function* spoiltState(
+  device: DeviceName,
+  state: AsyncIterable<Uint8Array>,
+  spoil: (state: Uint8Array) => Uint8Array,
+): AsyncGenerator<Uint8Array, void> {
+  yield spoil(await collectDeviceState(device, state, 2 ** 20));
 }
 
 function reasonOf(settled: PromiseSettledResult<unknown>): string {

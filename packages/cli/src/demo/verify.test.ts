@@ -2,9 +2,10 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { collectDeviceState } from "@multifd/engine";
 import { mapFile, readMemory, unmap, writeMemory } from "@multifd/native";
 import { GuestSocket } from "../guest-socket.js";
-import { LiveGuest } from "../live-guest.js";
+import { GUEST_STATE, LiveGuest } from "../live-guest.js";
 import { GuestProcess } from "./guest-process.js";
 import { verifyMigration } from "./verify.js";
 
@@ -31,7 +32,7 @@ describe("verifying a migration", () => {
   /** Moves the guest by hand; `spoil` sees the bytes on their way. */
   async function move(spoil: (ram: Uint8Array) => void): Promise<GuestProcess> {
     await source.pause();
-    const [state] = await source.deviceStates();
+    const state = await collectDeviceState(GUEST_STATE, source.devices[0]!.save(), 2 ** 20);
     const socket = await GuestSocket.connect(processes[1]!.address);
     const ram = Buffer.alloc(RAM_BYTES);
     const from = mapFile(source.ram[0]!.descriptor, { lengthBytes: RAM_BYTES, writable: false });
@@ -39,7 +40,7 @@ describe("verifying a migration", () => {
     readMemory(from, 0, ram);
     spoil(ram);
     writeMemory(to, 0, ram);
-    await socket.load(state!.bytes);
+    await socket.load(state);
     await socket.run();
     for (const mapping of [from, to]) unmap(mapping);
     socket.close();

@@ -13,8 +13,8 @@ import { crc32 } from "node:zlib";
 import { createFrameLog, createPageMap, type FrameLog, FrameWriter, frameLogEnd } from "@multifd/dataplane";
 import {
   type DestinationGuest,
+  type DeviceName,
   type DevicePart,
-  type DeviceState,
   nameWholeFile,
   partialPath,
   type RamPlacement,
@@ -74,8 +74,8 @@ export class CompressedWriter implements DestinationGuest {
     }));
   }
 
-  async loadDeviceState(state: DeviceState): Promise<void> {
-    refuseDeviceState(state);
+  async loadDeviceState(device: DeviceName): Promise<void> {
+    refuseDeviceState(device);
   }
 
   async loadDevices(devices: DevicePart): Promise<void> {

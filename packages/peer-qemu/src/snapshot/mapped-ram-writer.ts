@@ -13,8 +13,8 @@
 import { type FileHandle, open, rm } from "node:fs/promises";
 import {
   type DestinationGuest,
+  type DeviceName,
   type DevicePart,
-  type DeviceState,
   nameWholeFile,
   partialPath,
   type RamPlacement,
@@ -79,8 +79,8 @@ export class MappedRamWriter implements DestinationGuest {
     }));
   }
 
-  async loadDeviceState(state: DeviceState): Promise<void> {
-    refuseDeviceState(state);
+  async loadDeviceState(device: DeviceName): Promise<void> {
+    refuseDeviceState(device);
   }
 
   async loadDevices(devices: DevicePart): Promise<void> {

@@ -2,7 +2,7 @@
  * Output file: how both writers of snapshots write theirs, name it when it is whole, and say why it cannot be written.
  */
 import type { FileHandle } from "node:fs/promises";
-import type { DeviceState } from "@multifd/engine";
+import type { DeviceName } from "@multifd/engine";
 import { ProtocolError, SystemError } from "@multifd/protocol";
 
 /** Runs an action on a file. @throws {SystemError} for what the file system answers, with the path. */
@@ -29,7 +29,7 @@ export async function writeAll(file: FileHandle, bytes: Uint8Array, at: number):
 }
 
 /** A device's state that came down a channel has no place in a snapshot. */
-export function refuseDeviceState({ idstr }: DeviceState): never {
+export function refuseDeviceState({ idstr }: DeviceName): never {
   throw new ProtocolError(
     "DEVICE_STATE_UNEXPECTED",
     `device "${idstr}" sent its state down a channel, and a snapshot cannot keep it; detach the device, or set its x-migration-multifd-transfer to off, on the source`,

@@ -12,6 +12,6 @@ export function storedGuest({ ram }: Snapshot): SourceGuest {
     tracker: null,
     pause: async () => {},
     resume: async () => {},
-    deviceStates: async () => [],
+    devices: [],
   };
 }
