@@ -74,12 +74,13 @@ export async function queryMachineTypes(qmp: QmpClient): Promise<readonly string
 }
 
 /** Source: name, page size with its unit, then offset, used and maximum length in hexadecimal; newer ones add to that. */
-const RAM_BLOCK_LINE = /^\s*(\S.*?)\s+\d+ \S+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)/;
+const RAM_BLOCK_LINE = /^\s*(\S.*?)?\s+\d+ \S+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)/;
 
 function parseRamBlocks(text: string): readonly QemuRamBlock[] {
   const lines = text.split(/\r?\n/).filter((line) => line.trim() !== "");
-  const blocks = lines.slice(1).map((line) => {
+  const blocks = lines.slice(1).flatMap((line) => {
     const match = RAM_BLOCK_LINE.exec(line);
+    if (match && match[1] === undefined) return []; // a memory backend that nothing uses
     if (match) {
       return { name: match[1]!, usedBytes: Number.parseInt(match[2]!, 16), maxBytes: Number.parseInt(match[3]!, 16) };
     }

@@ -21,6 +21,7 @@ import { isOver, type MigrationInfo } from "./migration-info.js";
 import { MigrationSettings, multifdSettings } from "./migration-settings.js";
 import { OutgoingMigration } from "./outgoing-migration.js";
 import { checkSource, compareMachines, nameQemu, type SavedMachine } from "./preflight.js";
+import { quitQemu } from "./qemu-end.js";
 import { type QemuFacts, queryMigration, queryQemu, queryRunState } from "./qemu-facts.js";
 
 /** Where a guest is kept. */
@@ -101,7 +102,7 @@ class Save {
       const downtimeMs = afterwards === "resume" ? await this.#resume(info) : null;
       await this.#readBack();
       await this.#giveBackSettings();
-      if (afterwards === "quit") await quit(qmp);
+      if (afterwards === "quit") await quitQemu(qmp);
       return { ...result, downtimeMs };
     } catch (error) {
       await this.#undo(error);
@@ -286,13 +287,4 @@ function checkCounts(result: MigrationResult, info: MigrationInfo): void {
 
 function unverified(why: string, cause?: unknown): ProtocolError {
   return new ProtocolError("SAVE_UNVERIFIED", `what was saved was thrown away, for it did not pass: ${why}`, { cause });
-}
-
-/** Ends QEMU; the socket may close before the answer. */
-async function quit(qmp: QmpClient): Promise<void> {
-  try {
-    await qmp.execute("quit");
-  } catch (error) {
-    if (!isGone(error)) throw error;
-  }
 }

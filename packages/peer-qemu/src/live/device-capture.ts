@@ -1,0 +1,189 @@
+/**
+ * Device capture: has a QEMU stop its guest and give us all of it but the shared RAM.
+ *
+ * QEMU migrates to a socket of ours, with x-ignore-shared: it stops the guest by itself, drains what its devices
+ * have under way, and sends some hundred kilobytes. Its return path stays open, and until we say on it that the guest
+ * has arrived, QEMU holds the guest ready to go on: it resumes it when it is told to cancel, and just as well when
+ * this process dies and the socket closes. Saying so is one write of twelve bytes, and final.
+ *
+ *   idle ── capture ──▶ captured ── release ──▶ released
+ *                  └── cancel ──▶ the guest goes on ◀── cont (undo a release)
+ *
+ * Owns the socket; QEMU's migration settings are the caller's.
+ */
+import type { Address } from "@multifd/channel";
+import { formatAddress, MainChannel } from "@multifd/channel";
+import { ChannelError, encodePong, encodeShut, MigrationError, ProtocolError, TappedSource } from "@multifd/protocol";
+import { isOver, type MigrationInfo } from "../drive/migration-info.js";
+import { multifdSettings, type SettingsWanted } from "../drive/migration-settings.js";
+import { OutgoingMigration } from "../drive/outgoing-migration.js";
+import { queryMigration, queryRunState } from "../drive/qemu-facts.js";
+import type { QmpClient } from "../qmp-client.js";
+import { Reception } from "../reception.js";
+import { DEVICE_STREAM_BYTES_MAX, readDeviceStream, type StreamTerms } from "./device-stream.js";
+
+/** From the command to the last byte of the devices. A guest's drives have to finish what is under way. */
+const CAPTURE_MS = 30_000;
+/** Source: QEMU 11.1, migration/options.h, MAX_MIGRATE_DOWNTIME. */
+const DOWNTIME_MS_MAX = 2_000_000;
+
+/** What a QEMU has to be set to before it is captured: one connection, no limit, no waiting, shared RAM left out. */
+export function captureSettings(): SettingsWanted {
+  const { capabilities, parameters } = multifdSettings({ channels: 1, compression: "none", level: 0 }, 0);
+  return {
+    capabilities: { ...capabilities, multifd: false, "x-ignore-shared": true },
+    parameters: { "max-bandwidth": parameters["max-bandwidth"], "downtime-limit": DOWNTIME_MS_MAX },
+  };
+}
+
+export class DeviceCapture {
+  readonly #qmp: QmpClient;
+  readonly #reception: Reception;
+  readonly #terms: StreamTerms;
+  readonly #migration: OutgoingMigration;
+  readonly #ranBefore: boolean;
+  #main: MainChannel | null = null;
+  #state: "idle" | "begun" | "released" = "idle";
+
+  private constructor(qmp: QmpClient, reception: Reception, terms: StreamTerms, ranBefore: boolean) {
+    this.#qmp = qmp;
+    this.#reception = reception;
+    this.#terms = terms;
+    this.#ranBefore = ranBefore;
+    this.#migration = new OutgoingMigration(qmp, () => {});
+  }
+
+  /** @param address  A socket that QEMU can reach. */
+  static async listen(
+    qmp: QmpClient,
+    address: Address,
+    terms: StreamTerms,
+    ranBefore: boolean,
+  ): Promise<DeviceCapture> {
+    const reception = await Reception.listen(address, { channels: 0, handshakeTimeoutMs: CAPTURE_MS });
+    return new DeviceCapture(qmp, reception, terms, ranBefore);
+  }
+
+  /**
+   * Stops the guest. When this resolves no vCPU runs and no device writes.
+   *
+   * @returns The device stream.
+   * @throws {MigrationError} QEMU's own reason, where it has one; the guest may stand still, and `resume` is due.
+   */
+  async capture(): Promise<Uint8Array> {
+    const giveUp = new AbortController();
+    const timer = setTimeout(() => giveUp.abort(), CAPTURE_MS);
+    this.#state = "begun";
+    try {
+      // QEMU may answer only when it has stopped: both go on at once.
+      const [, bytes] = await Promise.all([this.#start(giveUp), this.#take(giveUp.signal)]);
+      return bytes;
+    } catch (error) {
+      throw await this.#explain(error, giveUp.signal.aborted);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #start(giveUp: AbortController): Promise<void> {
+    try {
+      await this.#migration.start(formatAddress(this.#reception.address));
+    } catch (error) {
+      giveUp.abort(); // nobody will come
+      throw error;
+    }
+  }
+
+  async #take(signal: AbortSignal): Promise<Uint8Array> {
+    const { main } = await this.#reception.accept(signal);
+    const channel = new MainChannel(main);
+    this.#main = channel;
+    const close = () => channel.destroy();
+    signal.addEventListener("abort", close);
+    const parts: Uint8Array[] = [];
+    let bytes = 0;
+    const tap = new TappedSource(channel.source, async (part) => {
+      bytes += part.length;
+      if (bytes > DEVICE_STREAM_BYTES_MAX) throw tooLarge();
+      parts.push(Uint8Array.from(part));
+    });
+    try {
+      await readDeviceStream(tap, this.#terms, (value) => channel.write(encodePong(value)));
+      await tap.handOn(0);
+      return Buffer.concat(parts);
+    } finally {
+      signal.removeEventListener("abort", close);
+    }
+  }
+
+  /** Puts QEMU's reason in the place of a broken link. */
+  async #explain(error: unknown, tooLate: boolean): Promise<unknown> {
+    const refused = error instanceof MigrationError && error.code === "QMP_COMMAND_FAILED";
+    if (refused || !(error instanceof ChannelError) || error.code.startsWith("QMP_")) return error;
+    const info = await this.#query();
+    if (info?.status === "failed") {
+      return new ProtocolError(
+        "QEMU_MIGRATION_FAILED",
+        `QEMU: ${info.error ?? "it failed to save its devices; its own log (stderr) says why"}`,
+      );
+    }
+    if (!tooLate) return error;
+    const message = `QEMU has not stopped its guest and saved its devices within ${CAPTURE_MS} ms (status "${info?.status ?? "unknown"}")`;
+    return new ChannelError("QEMU_SILENT", message, { cause: error });
+  }
+
+  async #query(): Promise<MigrationInfo | null> {
+    try {
+      return await queryMigration(this.#qmp);
+    } catch {
+      return null;
+    }
+  }
+
+  /**
+   * Gives the guest up: QEMU will not resume it any more, whatever becomes of us. Synchronous: when this
+   * returns the word is in QEMU's socket.
+   */
+  release(): void {
+    this.#state = "released";
+    void this.#main?.write(encodeShut(0)).catch(() => {}); // a QEMU that is gone runs nothing
+  }
+
+  /** Waits until QEMU has let the guest go. @throws {MigrationError} where it does not say so. */
+  async released(): Promise<void> {
+    this.#migration.expectEnd();
+    await this.#migration.end({ roundsMax: Number.POSITIVE_INFINITY, atRoundLimit: "fail" }, async () => {});
+  }
+
+  /**
+   * Makes the guest go on, whatever has come before.
+   *
+   * @throws {MigrationError} where QEMU does not say that it does.
+   */
+  async resume(): Promise<void> {
+    if (this.#state === "released") await this.released();
+    if (this.#state === "begun") await this.#cancel();
+    this.close();
+    if (this.#ranBefore && (await queryRunState(this.#qmp)) !== "running") await this.#qmp.execute("cont");
+  }
+
+  /** Told by a command first and by the socket's end only when that is done: see driven-source.ts. */
+  async #cancel(): Promise<void> {
+    const info = await queryMigration(this.#qmp);
+    if (isOver(info) || info.status === "none") return;
+    await this.#migration.cancel();
+    await this.released();
+  }
+
+  close(): void {
+    this.#reception.close();
+    this.#main?.destroy();
+  }
+}
+
+function tooLarge(): ProtocolError {
+  return new ProtocolError(
+    "DEVICE_STREAM",
+    `QEMU sends more than ${DEVICE_STREAM_BYTES_MAX} bytes beside its shared RAM; see with "info ramblock" what that is`,
+  );
+}
