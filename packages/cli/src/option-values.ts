@@ -22,6 +22,9 @@ export function wholeNumber(min: number, max: number): (text: string) => number 
 /** Milliseconds; 0 means off where the option says so. */
 export const milliseconds = wholeNumber(0, 2 ** 31 - 1);
 
+/** Up to what Linux gives. Source: proc(5), pid_max. */
+export const processId = wholeNumber(1, 2 ** 22);
+
 /** Bytes with an optional suffix, at least `min`. */
 export function byteSize(min: number, max: number): (text: string) => number {
   return (text) => {

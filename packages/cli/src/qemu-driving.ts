@@ -42,7 +42,7 @@ export function addDrivingFlags(command: Command, listener: string): Command {
 
 /** Runs `drive` with QEMU's QMP socket and an address to meet at; closes and removes what it made. */
 export async function driveQemu<Result>(
-  flags: DrivingFlags,
+  flags: Pick<DrivingFlags, "qmp" | "listen">,
   drive: (qmp: QmpClient, listen: Address) => Promise<Result>,
 ): Promise<Result> {
   const qmp = await QmpClient.connect(flags.qmp);

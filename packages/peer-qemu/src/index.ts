@@ -15,7 +15,7 @@ export {
 } from "./drive/qemu-facts.js";
 export { type RestoreJob, restoreVm } from "./drive/restore-vm.js";
 export { type GuestKeeper, type SaveJob, saveVm } from "./drive/save-vm.js";
-export { type MigrateQemuJob, migrateQemu, type Tracking } from "./live/migrate-qemu.js";
+export { type MigrateQemuJob, migrateQemu } from "./live/migrate-qemu.js";
 export { type ReceiveQemuJob, receiveQemu } from "./live/receive-qemu.js";
 export type { SharedBlock, SharedRam } from "./live/shared-ram.js";
 export { QmpClient, type QmpEvent } from "./qmp-client.js";

@@ -12,7 +12,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Address, Channel, formatAddress, MainChannel } from "@multifd/channel";
-import type { DestinationGuest, DeviceState, RamPlacement } from "@multifd/engine";
+import { collectDeviceState, type DestinationGuest, type DeviceName, type RamPlacement } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import { hugePageBytes, punchFile, seekData } from "@multifd/native";
 import { ChannelError, ConfigError, decodeReturnPath, MigrationError, ProtocolError } from "@multifd/protocol";
@@ -21,8 +21,14 @@ import { multifdSettings, type SettingsWanted } from "../drive/migration-setting
 import { endQemu } from "../drive/qemu-end.js";
 import { type QemuFacts, queryMigration, queryRunState } from "../drive/qemu-facts.js";
 import type { QmpClient } from "../qmp-client.js";
-import { DEVICE_STREAM, DeviceStreamParts } from "./device-stream.js";
-import { compareRecords, decodeMachineRecord, MACHINE_RECORD, type MachineRecord } from "./machine-record.js";
+import { checkDeviceStream, DEVICE_STREAM, DEVICE_STREAM_BYTES_MAX } from "./device-stream.js";
+import {
+  compareRecords,
+  decodeMachineRecord,
+  MACHINE_RECORD,
+  MACHINE_RECORD_BYTES_MAX,
+  type MachineRecord,
+} from "./machine-record.js";
 import type { SharedBlock, SharedRam } from "./shared-ram.js";
 
 export type DestinationQemuParts = {
@@ -54,7 +60,7 @@ export function loadSettings(): SettingsWanted {
 
 export class DestinationQemu implements DestinationGuest {
   readonly #parts: DestinationQemuParts;
-  readonly #stream = new DeviceStreamParts();
+  #stream: Uint8Array | null = null;
   #came: MachineRecord | null = null;
   /** From here on QEMU is spent: it has taken a stream in, or begun to. */
   #spent = false;
@@ -82,13 +88,15 @@ export class DestinationQemu implements DestinationGuest {
     });
   }
 
-  async loadDeviceState(state: DeviceState): Promise<void> {
-    if (state.idstr === MACHINE_RECORD) this.#agree(state.bytes);
-    else if (state.idstr === DEVICE_STREAM) this.#stream.add(state);
-    else {
+  async loadDeviceState(device: DeviceName, state: AsyncIterable<Uint8Array>): Promise<void> {
+    if (device.idstr === MACHINE_RECORD.idstr) {
+      this.#agree(await collectDeviceState(device, state, MACHINE_RECORD_BYTES_MAX));
+    } else if (device.idstr === DEVICE_STREAM.idstr) {
+      this.#stream = await collectDeviceState(device, state, DEVICE_STREAM_BYTES_MAX);
+    } else {
       throw new ProtocolError(
         "DEVICE_UNKNOWN",
-        `device state "${state.idstr}" came; a source that is a QEMU was due: migrate it with multifd qemu migrate`,
+        `the state of "${device.idstr}" came; a QEMU was due: migrate it with multifd qemu migrate`,
       );
     }
   }
@@ -113,9 +121,11 @@ export class DestinationQemu implements DestinationGuest {
   /** @throws {ProtocolError} QEMU_MIGRATION_FAILED, with QEMU's reason; {ChannelError} QEMU_SILENT, QMP_CLOSED. */
   async prepare(): Promise<void> {
     const { qmp, facts, meeting, ram } = this.#parts;
+    const stream = this.#stream;
     if (this.#came === null) throw new ProtocolError("MACHINE_RECORD", "the source has not said what machine it is");
+    if (stream === null) throw new ProtocolError("DEVICE_STREAM", "the source has not sent its devices");
     const shared = new Map(ram.blocks.map(({ block }) => [block.name, block.lengthBytes]));
-    const stream = await this.#stream.join({ machineType: facts.machineType, shared });
+    await checkDeviceStream(stream, { machineType: facts.machineType, shared });
     this.#spent = true;
     await qmp.execute("stop"); // what QEMU takes for -S: it does not run what it has loaded
     await qmp.execute("migrate-incoming", {

@@ -6,8 +6,8 @@
  * has arrived, QEMU holds the guest ready to go on: it resumes it when it is told to cancel, and just as well when
  * this process dies and the socket closes. Saying so is one write of twelve bytes, and final.
  *
- *   idle ── capture ──▶ captured ── release ──▶ released
- *                  └── cancel ──▶ the guest goes on ◀── cont (undo a release)
+ *   idle ── stop ──▶ stopped, stream under way ── release ──▶ released
+ *               └── resume: cancel ──▶ the guest goes on ◀── resume: cont ──┘
  *
  * Owns the socket; QEMU's migration settings are the caller's.
  */
@@ -43,6 +43,7 @@ export class DeviceCapture {
   readonly #migration: OutgoingMigration;
   readonly #ranBefore: boolean;
   #main: MainChannel | null = null;
+  #stream: Promise<Uint8Array> | null = null;
   #state: "idle" | "begun" | "released" = "idle";
 
   private constructor(qmp: QmpClient, reception: Reception, terms: StreamTerms, ranBefore: boolean) {
@@ -65,12 +66,23 @@ export class DeviceCapture {
   }
 
   /**
-   * Stops the guest. When this resolves no vCPU runs and no device writes.
+   * Stops the guest. When this resolves no vCPU runs; what devices have under way may still write, until `stream` resolves.
    *
-   * @returns The device stream.
    * @throws {MigrationError} QEMU's own reason, where it has one; the guest may stand still, and `resume` is due.
    */
-  async capture(): Promise<Uint8Array> {
+  async stop(): Promise<void> {
+    this.#stream = this.#capture();
+    const stopped = this.#ranBefore ? this.#qmp.waitForEvent("STOP", () => true, CAPTURE_MS) : this.#stream;
+    stopped.catch(() => {}); // if the stream ends otherwise, that is the reason
+    await Promise.race([this.#stream, stopped]);
+  }
+
+  /** The device stream, once `stop` has been called. @throws {MigrationError} as `stop`. */
+  async stream(): Promise<Uint8Array> {
+    return await this.#stream!;
+  }
+
+  async #capture(): Promise<Uint8Array> {
     const giveUp = new AbortController();
     const timer = setTimeout(() => giveUp.abort(), CAPTURE_MS);
     this.#state = "begun";

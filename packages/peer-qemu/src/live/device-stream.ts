@@ -2,23 +2,21 @@
  * Device stream: a QEMU's own migration stream with its shared RAM left out.
  *
  * All of a guest but the RAM that we move: firmware and video memory page by page, then the
- * devices. It travels verbatim, in device states of a packet's size, numbered from 0. At both
+ * devices. It travels verbatim, as one device's state. At both
  * ends it is read once, so that neither a QEMU that does not share what we think it shares,
  * nor a source that means harm, gets a page past us into RAM that is shared.
  */
-import type { DeviceState } from "@multifd/engine";
 import {
   type ByteSource,
   CAPABILITY_IGNORE_SHARED,
   ChunkSource,
   decodeMainStream,
   type MainEvent,
-  PACKET_GUEST_BYTES,
   ProtocolError,
 } from "@multifd/protocol";
 
-/** The name of its device states. */
-export const DEVICE_STREAM = "multifd/qemu-devices";
+/** Its name as a device's state. */
+export const DEVICE_STREAM = { idstr: "multifd/qemu-devices", instanceId: 0 } as const;
 /** Video memory, firmware and devices of a large machine stay below it by far. */
 export const DEVICE_STREAM_BYTES_MAX = 2 ** 30;
 
@@ -98,48 +96,17 @@ function sharedPage(block: string): ProtocolError {
   );
 }
 
-/** Cuts a stream into device states. */
-export function splitDeviceStream(bytes: Uint8Array): readonly DeviceState[] {
-  const states: DeviceState[] = [];
-  for (let at = 0; at < bytes.length; at += PACKET_GUEST_BYTES) {
-    const part = bytes.subarray(at, at + PACKET_GUEST_BYTES);
-    states.push({ idstr: DEVICE_STREAM, instanceId: states.length, bytes: part });
-  }
-  return states;
-}
-
-/** Puts a stream together from states that come in any order. */
-export class DeviceStreamParts {
-  readonly #parts = new Map<number, Uint8Array>();
-  #bytes = 0;
-
-  /** @throws {ProtocolError} DEVICE_STREAM. */
-  add({ instanceId, bytes }: DeviceState): void {
-    this.#bytes += bytes.length;
-    if (this.#parts.has(instanceId)) throw broken(`part ${instanceId} came twice`);
-    if (this.#bytes > DEVICE_STREAM_BYTES_MAX) throw broken(`more than ${DEVICE_STREAM_BYTES_MAX} bytes came`);
-    this.#parts.set(instanceId, Uint8Array.from(bytes));
-  }
-
-  /** @throws {ProtocolError} DEVICE_STREAM, where a part is missing; what `readDeviceStream` refuses. */
-  async join(terms: StreamTerms): Promise<Uint8Array> {
-    const parts = Array.from({ length: this.#parts.size }, (_, index) => {
-      const part = this.#parts.get(index);
-      if (part === undefined) throw broken(`part ${index} of ${this.#parts.size} did not come`);
-      return part;
-    });
-    const whole = Buffer.concat(parts);
-    const source = new ChunkSource(oneChunk(whole));
-    await readDeviceStream(source, terms, async () => {});
-    if (source.position === whole.length) return whole;
-    throw broken(`${whole.length - source.position} bytes follow its end`);
-  }
+/** Checks a stream that has arrived whole. @throws {ProtocolError} DEVICE_STREAM; and what `readDeviceStream` refuses. */
+export async function checkDeviceStream(stream: Uint8Array, terms: StreamTerms): Promise<void> {
+  const source = new ChunkSource(oneChunk(stream));
+  await readDeviceStream(source, terms, async () => {});
+  if (source.position === stream.length) return;
+  throw new ProtocolError(
+    "DEVICE_STREAM",
+    `${stream.length - source.position} bytes follow the end of the device stream; the source is broken or hostile`,
+  );
 }
 
 async function* oneChunk(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
-}
-
-function broken(why: string): ProtocolError {
-  return new ProtocolError("DEVICE_STREAM", `the device stream is not whole: ${why}; the source is broken or hostile`);
 }

@@ -5,7 +5,7 @@
  * against its own QEMU; what QEMU itself would find out in the midst of the downtime,
  * or never, is refused here in words. What came is hostile until checked.
  */
-import type { DeviceState } from "@multifd/engine";
+import { type DeviceStateProvider, provideDeviceState } from "@multifd/engine";
 import { ConfigError, ProtocolError } from "@multifd/protocol";
 import { compareMachines } from "../drive/preflight.js";
 import type { QemuFacts } from "../drive/qemu-facts.js";
@@ -13,8 +13,10 @@ import { toCount, toList, toObject, toText } from "../drive/qmp-answer.js";
 import type { QmpClient } from "../qmp-client.js";
 import type { SharedRam } from "./shared-ram.js";
 
-/** The name of the device state at both ends. */
-export const MACHINE_RECORD = "multifd/qemu-machine";
+/** Its name as a device's state, at both ends. */
+export const MACHINE_RECORD = { idstr: "multifd/qemu-machine", instanceId: 0 } as const;
+export const MACHINE_RECORD_BYTES_MAX = 2 ** 20;
+const WHAT = "the source's machine";
 const FORM = 1;
 const ENTRIES_MAX = 4096;
 
@@ -83,26 +85,26 @@ async function queryDrives(qmp: QmpClient): Promise<readonly string[]> {
     .sort();
 }
 
-export function encodeMachineRecord(record: MachineRecord): DeviceState {
-  return { idstr: MACHINE_RECORD, instanceId: 0, bytes: Buffer.from(JSON.stringify(record)) };
+export function encodeMachineRecord(record: MachineRecord): DeviceStateProvider {
+  return provideDeviceState(MACHINE_RECORD, Buffer.from(JSON.stringify(record)));
 }
 
 /** @throws {ProtocolError} MACHINE_RECORD. */
 export function decodeMachineRecord(bytes: Uint8Array): MachineRecord {
   try {
-    const record = toObject(JSON.parse(Buffer.from(bytes).toString("utf8")), MACHINE_RECORD);
-    const text = (field: string) => toText(record[field], MACHINE_RECORD);
+    const record = toObject(JSON.parse(Buffer.from(bytes).toString("utf8")), WHAT);
+    const text = (field: string) => toText(record[field], WHAT);
     if (record["form"] !== FORM) throw new Error(`form ${String(record["form"])} came, ${FORM} was due`);
-    const lines = (field: string) => list(record[field], field).map((line) => toText(line, MACHINE_RECORD));
+    const lines = (field: string) => list(record[field], field).map((line) => toText(line, WHAT));
     return {
       form: FORM,
       version: text("version"),
       target: text("target"),
       machineType: text("machineType"),
       running: record["running"] === true,
-      blocks: toList(list(record["blocks"], "blocks"), MACHINE_RECORD).map(({ name, lengthBytes }) => ({
-        name: toText(name, MACHINE_RECORD),
-        lengthBytes: toCount(lengthBytes, MACHINE_RECORD),
+      blocks: toList(list(record["blocks"], "blocks"), WHAT).map(({ name, lengthBytes }) => ({
+        name: toText(name, WHAT),
+        lengthBytes: toCount(lengthBytes, WHAT),
       })),
       shared: lines("shared"),
       processors: lines("processors"),

@@ -7,8 +7,7 @@
  * the guest goes on here, tracking ends, and the settings are as they were.
  */
 import type { Address } from "@multifd/channel";
-import { type EventSink, type MigrationResult, runSource } from "@multifd/engine";
-import type { DirtyTracker } from "@multifd/memory";
+import { attachTracking, type EventSink, type MigrationResult, runSource } from "@multifd/engine";
 import { ChannelError, type Compression, MigrationError } from "@multifd/protocol";
 import { MigrationSettings } from "../drive/migration-settings.js";
 import { checkSource, nameQemu } from "../drive/preflight.js";
@@ -18,11 +17,8 @@ import type { QmpClient } from "../qmp-client.js";
 import { QemuSourcePeer, type QemuSourceTerms } from "../source-peer.js";
 import { captureSettings, DeviceCapture } from "./device-capture.js";
 import { takeMachineRecord } from "./machine-record.js";
-import { findQemuPid, openSharedRam, type SharedRam } from "./shared-ram.js";
+import { findQemuPid, openSharedRam } from "./shared-ram.js";
 import { SourceQemu } from "./source-qemu.js";
-
-/** How a QEMU's writes are seen; ended when the migration is, whatever became of it. */
-export type Tracking = { readonly tracker: DirtyTracker; detach(): Promise<void> };
 
 export type MigrateQemuJob = {
   readonly qmp: QmpClient;
@@ -32,8 +28,6 @@ export type MigrateQemuJob = {
   readonly to: Omit<QemuSourceTerms, "uuid" | "dialect" | "returnPath">;
   /** A private socket where QEMU hands its devices over. */
   readonly meeting: Address;
-  /** Registers the RAM for write tracking. */
-  readonly track: (ram: SharedRam) => Promise<Tracking>;
   readonly compression: Compression;
   readonly level: number;
   readonly downtimeLimitMs: number;
@@ -58,7 +52,7 @@ export async function migrateQemu(job: MigrateQemuJob): Promise<MigrationResult>
   const { qmp } = job;
   const facts = await queryQemu(qmp);
   checkSource(facts);
-  const ram = await openSharedRam(qmp, facts, job.pid ?? (await findQemuPid(qmp)), "r");
+  const ram = await openSharedRam(qmp, facts, job.pid ?? (await findQemuPid(qmp)), "r", new Map());
   try {
     const record = await takeMachineRecord(qmp, facts, ram);
     const shared = new Map(ram.blocks.map(({ block }) => [block.name, block.lengthBytes]));
@@ -68,7 +62,7 @@ export async function migrateQemu(job: MigrateQemuJob): Promise<MigrationResult>
       const settings = await MigrationSettings.take(qmp, nameQemu(facts));
       try {
         await settings.set(captureSettings());
-        const tracking = await job.track(ram);
+        const tracking = await attachTracking({ pid: ram.pid, ram: ram.blocks });
         try {
           const guest = new SourceQemu(ram, tracking.tracker, record, capture);
           const result = await send(job, guest, facts.uuid);

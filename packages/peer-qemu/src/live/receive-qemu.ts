@@ -21,6 +21,8 @@ export type ReceiveQemuJob = {
   readonly qmp: QmpClient;
   /** QEMU's process; undefined asks QEMU. */
   readonly pid?: number;
+  /** RAM files by block name; those not named are found. */
+  readonly ramFiles: ReadonlyMap<string, string>;
   /** Where `migrateQemu` connects. */
   readonly listen: Address;
   readonly terms: Omit<ReceptionTerms, "uuid">;
@@ -45,7 +47,7 @@ export async function receiveQemu(job: ReceiveQemuJob): Promise<MigrationResult>
   const { qmp, onWarning, meeting, afterwards } = job;
   const facts = await queryQemu(qmp);
   checkDestination(facts);
-  const ram = await openSharedRam(qmp, facts, job.pid ?? (await findQemuPid(qmp)), "r+");
+  const ram = await openSharedRam(qmp, facts, job.pid ?? (await findQemuPid(qmp)), "r+", job.ramFiles);
   try {
     const record = await takeMachineRecord(qmp, facts, ram);
     const machineTypes = await queryMachineTypes(qmp);

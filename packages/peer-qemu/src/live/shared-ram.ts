@@ -60,6 +60,7 @@ export async function findQemuPid(qmp: QmpClient): Promise<number> {
  * Finds and opens a QEMU's shared RAM.
  *
  * @param access  `r+` for a destination.
+ * @param paths   Files by block name, for blocks whose file QEMU's descriptors may not be asked for.
  * @throws {ConfigError} RAM_PRIVATE, RAM_FILE; {SystemError} where a file cannot be opened.
  */
 export async function openSharedRam(
@@ -67,17 +68,24 @@ export async function openSharedRam(
   facts: QemuFacts,
   pid: number,
   access: "r" | "r+",
+  paths: ReadonlyMap<string, string>,
 ): Promise<SharedRam> {
   const backends = await queryBackends(qmp);
   const used = backends.filter(({ name }) => facts.ramBlocks.some((block) => block.name === name));
   checkShared(used, facts);
+  for (const name of paths.keys()) {
+    if (used.some((backend) => backend.name === name)) continue;
+    const known = used.map((backend) => `"${backend.name}"`).join(", ");
+    throw new ConfigError("RAM_BLOCK_UNKNOWN", `this QEMU shares no RAM block "${name}"; it shares ${known}`);
+  }
   const blocks: SharedBlock[] = [];
   const close = () => {
     for (const { descriptor } of blocks.splice(0)) closeSync(descriptor);
   };
   const ram = { pid, blocks, close };
   try {
-    for (const backend of used) blocks.push(await openBackend(qmp, facts, pid, backend, access));
+    for (const backend of used)
+      blocks.push(await openBackend(qmp, facts, pid, backend, access, paths.get(backend.name)));
     return ram;
   } catch (error) {
     ram.close();
@@ -114,6 +122,7 @@ async function openBackend(
   pid: number,
   { name, bytes }: Backend,
   access: "r" | "r+",
+  given: string | undefined,
 ): Promise<SharedBlock> {
   const block = describeRamBlock(name, bytes, PAGE_BYTES);
   if (block === null) throw new ConfigError("RAM_SIZE", `RAM block "${name}" has ${bytes} bytes, no whole pages`);
@@ -124,7 +133,7 @@ async function openBackend(
       `RAM block "${name}" lies in a memfd, which a QEMU from 8.1 on does not leave out of its own stream (x-ignore-shared takes named files only); ${REMEDY}`,
     );
   }
-  const path = findFile(pid, block, named as string | null);
+  const path = given ?? findFile(pid, block, named as string | null);
   const offset = await property(qmp, name, "offset");
   try {
     const descriptor = openSync(path, access);

@@ -5,40 +5,42 @@
  * comes out of QEMU's own migration when it stops (device-capture.ts). QEMU is not told of the
  * migration before that: whatever fails until then, the guest never notices.
  */
-import type { DeviceState, RamSource, SourceGuest } from "@multifd/engine";
+import type { DeviceStateProvider, RamSource, SourceGuest } from "@multifd/engine";
 import type { DirtyTracker } from "@multifd/memory";
 import type { DeviceCapture } from "./device-capture.js";
-import { splitDeviceStream } from "./device-stream.js";
+import { DEVICE_STREAM } from "./device-stream.js";
 import { encodeMachineRecord, type MachineRecord } from "./machine-record.js";
 import type { SharedRam } from "./shared-ram.js";
 
 export class SourceQemu implements SourceGuest {
   readonly ram: readonly RamSource[];
   readonly tracker: DirtyTracker;
-  readonly introduction: readonly DeviceState[];
+  readonly introduction: readonly DeviceStateProvider[];
+  readonly devices: readonly DeviceStateProvider[];
   readonly #capture: DeviceCapture;
-  #devices: Uint8Array = new Uint8Array(0);
 
   constructor(ram: SharedRam, tracker: DirtyTracker, record: MachineRecord, capture: DeviceCapture) {
     this.ram = ram.blocks.map(({ block, descriptor, offsetBytes }) => ({ block, descriptor, offsetBytes }));
     this.tracker = tracker;
     this.introduction = [encodeMachineRecord(record)];
     this.#capture = capture;
+    // Requests that a device had under way when the guest stopped are finished before QEMU saves, and write RAM.
+    this.devices = [{ ...DEVICE_STREAM, savesIntoRam: true, save: () => takeStream(capture) }];
   }
 
-  async pause(): Promise<void> {
-    this.#devices = await this.#capture.capture();
+  pause(): Promise<void> {
+    return this.#capture.stop();
   }
 
   resume(): Promise<void> {
     return this.#capture.resume();
   }
 
-  async deviceStates(): Promise<readonly DeviceState[]> {
-    return splitDeviceStream(this.#devices);
-  }
-
   handOver(): void {
     this.#capture.release();
   }
+}
+
+async function* takeStream(capture: DeviceCapture): AsyncGenerator<Uint8Array> {
+  yield await capture.stream();
 }
