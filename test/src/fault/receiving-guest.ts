@@ -29,6 +29,8 @@ const STATE_BYTES_MAX = 2 ** 28;
 export class ReceivingGuest implements DestinationGuest {
   readonly calls: ("placeRam" | "loadDevices" | "commit" | "abandon")[] = [];
   readonly states: WholeState[] = [];
+  /** Loads devices' states in place of keeping them in `states`. */
+  loader: DestinationGuest["loadDeviceState"] | null = null;
   readonly #refusals: Refusals;
   readonly #through: RamPlacement["through"];
   #placements: readonly RamPlacement[] = [];
@@ -50,6 +52,7 @@ export class ReceivingGuest implements DestinationGuest {
 
   async loadDeviceState(device: DeviceName, state: AsyncIterable<Uint8Array>): Promise<void> {
     refuse(this.#refusals.loadDeviceState);
+    if (this.loader !== null) return this.loader(device, state);
     this.states.push({ ...device, bytes: await collectDeviceState(device, state, STATE_BYTES_MAX) });
   }
 
