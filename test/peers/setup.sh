@@ -7,6 +7,7 @@
 #   testpmd     this system's own packages: DPDK with its vhost-user driver
 #   binutils    assembles the boot guest
 #   openssl     makes certificates for both ends
+#   chromium    shows the bench's report
 #
 # Needs root or a sudo that asks for no password, and then only for what is
 # missing; without either it prints what to type and fails. The tree comes from the
@@ -126,6 +127,7 @@ for driver in net_vhost mempool_ring; do
   esac
 done
 command -v openssl >/dev/null || wanted="$wanted openssl"
+command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || wanted="$wanted chromium-headless-shell"
 for tool in as ld objcopy; do
   command -v "$tool" >/dev/null || wanted="$wanted binutils"
 done

@@ -11,7 +11,7 @@
  * Shared memory raises no event, so waiting for a sweep means looking again.
  */
 import { execFileSync } from "node:child_process";
-import { closeSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as after } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -36,6 +36,8 @@ export const sixteenMegabytes: BootGuest = { firstByte: 2 ** 20, strideBytes: 40
 const SOURCE = fileURLToPath(new URL("../../src/peers/boot-guest.S", import.meta.url));
 const LOADED_AT = "0x7c00";
 const PARAMETERS_AT = 0x1a0;
+/** Where among them the pace is. */
+const PACE_AT = 12;
 const SECTOR_BYTES = 512;
 const STATE_AT = 0x1000;
 const STATE_BYTES = 12;
@@ -62,6 +64,18 @@ export function bootGuestSector(guest: BootGuest): Uint8Array {
   const parameters = [guest.firstByte, guest.strideBytes, guest.pageCount, guest.pagesPerTick];
   for (const [i, value] of parameters.entries()) sector.writeUInt32LE(value, PARAMETERS_AT + i * 4);
   return sector;
+}
+
+/** Sets how many pages a running guest counts a millisecond, 1 at least; it heeds that when it next begins to sleep. */
+export function paceBootGuest(ramPath: string, pagesPerTick: number): void {
+  const word = Buffer.alloc(4);
+  word.writeUInt32LE(pagesPerTick);
+  const file = openSync(ramPath, "r+");
+  try {
+    writeSync(file, word, 0, word.length, Number(LOADED_AT) + PARAMETERS_AT + PACE_AT);
+  } finally {
+    closeSync(file);
+  }
 }
 
 /** Reads how far a guest has come; null while it has not begun to count. */

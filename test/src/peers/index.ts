@@ -6,11 +6,13 @@ export {
   bootGuestSector,
   checkBootGuest,
   checkSerialOutput,
+  paceBootGuest,
   readBootGuest,
   sixteenMegabytes,
   waitForProgress,
   waitForSweep,
 } from "./boot-guest.js";
+export { HeadlessBrowser, type PageView, type ShownPage } from "./browser.js";
 export { type CertificateWishes, makeAuthority, makeCertificates, makeKeys, tlsObject } from "./certificates.js";
 export { FUSE_ROOT, FuseSession } from "./fuse-session.js";
 export { type CommandEvent, type CommandOutcome, MultifdProcess } from "./multifd-process.js";
@@ -24,7 +26,7 @@ export {
   type Difference,
   firstDifference,
 } from "./ram-compare.js";
-export { mixedImage, mixedShares, randomImage, zeroImage } from "./ram-image.js";
+export { mixedImage, mixedShares, randomImage, textImage, zeroImage } from "./ram-image.js";
 export { createScratchDir, removeScratchDir } from "./scratch-dir.js";
 export { startScriptedBackEnd } from "./scripted-back-end.js";
 export { SerialConsole } from "./serial-console.js";

@@ -3,7 +3,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { compress } from "@mongodb-js/zstd";
 import { countNonZeroPages, firstDifference } from "./ram-compare.js";
-import { mixedImage, randomImage, zeroImage } from "./ram-image.js";
+import { mixedImage, randomImage, textImage, zeroImage } from "./ram-image.js";
 import { createScratchDir, removeScratchDir } from "./scratch-dir.js";
 
 const PAGE_BYTES = 4096;
@@ -53,6 +53,13 @@ describe("RAM image", () => {
     zeroImage(file("zero"), BYTES);
     assert.equal(countNonZeroPages(file("zero")), 0);
     assert.equal(statSync(file("zero")).blocks, 0);
+  });
+
+  it("is text that compresses well, without zero pages, when text", async () => {
+    textImage(file("text"), BYTES, 1);
+    assert.equal(countNonZeroPages(file("text")), PAGES);
+    const ratio = BYTES / (await compress(readFileSync(file("text")), 1)).length;
+    assert.ok(ratio > 2.5, `zstd makes it ${ratio.toFixed(2)} times smaller`);
   });
 
   it("refuses a size that is no whole number of pages", () => {

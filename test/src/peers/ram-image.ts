@@ -58,6 +58,20 @@ export function randomImage(path: string, bytes: number, seed: number): void {
   });
 }
 
+/** Writes an image of text: sources under node_modules at any offset, each page stamped with its number. */
+export function textImage(path: string, bytes: number, seed: number): void {
+  const pages = toPages(bytes);
+  const random = randomBytesFrom(seed);
+  writeImage(path, bytes, (write) => {
+    for (let page = 0; page < pages; ) {
+      const choice = random(8);
+      const runPages = Math.min(pages - page, 1 + (choice.readUInt32LE(0) % RUN_PAGES_MAX));
+      write(page * PAGE_BYTES, corpusRun(loadCorpus().text, page, runPages, choice.readUInt32LE(4)));
+      page += runPages;
+    }
+  });
+}
+
 /** Writes an image of zero pages: a hole, as a destination's RAM must be at the start. */
 export function zeroImage(path: string, bytes: number): void {
   writeImage(path, bytes, () => {});
@@ -79,6 +93,10 @@ function pickKind(left: Readonly<Record<PageKind, number>>, fraction: number): P
 function cachedRun(firstPage: number, pages: number, choice: number): Buffer {
   const { binary, text } = loadCorpus();
   const source = choice % 4 === 0 && text.length > RUN_PAGES_MAX * PAGE_BYTES ? text : binary;
+  return corpusRun(source, firstPage, pages, choice);
+}
+
+function corpusRun(source: Buffer, firstPage: number, pages: number, choice: number): Buffer {
   const from = choice % (source.length - pages * PAGE_BYTES);
   const run = Buffer.from(source.subarray(from, from + pages * PAGE_BYTES));
   for (let p = 0; p < pages; p++) run.writeUInt32LE(firstPage + p + 1, p * PAGE_BYTES + ((firstPage + p) % 1023) * 4);
