@@ -3,6 +3,7 @@ export { BitmapTracker } from "./bitmap-tracker.js";
 export { CombinedTracker } from "./combined-tracker.js";
 export { type DestinationJob, runDestination } from "./destination.js";
 export type { EventSink, MigrationEvent, MigrationResult, MigrationTotals } from "./events.js";
+export { FirstFailure } from "./first-failure.js";
 export type {
   DestinationGuest,
   DeviceName,
@@ -20,6 +21,7 @@ export { type FileMapping, fileIdentity, type MappedRun, mappingsOf, wholeBlock 
 export { type KeptBlock, RamFiles, type SavedGuest } from "./ram-files.js";
 export { type RelayJob, type RelayResult, runRelay } from "./relay.js";
 export type { RelayPeer, RelayWord } from "./relay-peer.js";
+export { type PublisherParts, RoundPublisher } from "./round-publisher.js";
 export { runSource, type SourceJob } from "./source.js";
 export { StoppedRam, type StoppedRest } from "./stopped-ram.js";
 export { UserfaultfdTracker } from "./userfaultfd-tracker.js";
