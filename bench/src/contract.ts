@@ -1,9 +1,8 @@
 /**
  * Contract: what multifd has promised to be, beside what it was.
  */
-import type { Method } from "./endpoint.js";
-import type { MethodSummary, Summary } from "./summary.js";
-import { OURS } from "./variants.js";
+import type { Case } from "./plan.js";
+import type { Summary } from "./summary.js";
 
 export type Verdict = {
   readonly promise: string;
@@ -16,28 +15,32 @@ const MIB = 2 ** 20;
 const MEMORY_MIB = 96;
 const MEMORY_PER_CHANNEL_MIB = 8;
 
-/** Per method: how many times QEMU's speed at least, and its wire bytes at most where there is a choice. */
-const ratiosDue: Record<Method, { readonly speed: number; readonly wire: number | null }> = {
+/** Per codec: how many times QEMU's speed at least, and its wire bytes at most where there is a choice. */
+const ratiosDue: Readonly<Record<string, { readonly speed: number; readonly wire: number | null }>> = {
   none: { speed: 1.5, wire: null },
   zlib: { speed: 5, wire: 1.03 },
   zstd: { speed: 1.4, wire: 1 },
 };
 const CEILING_DUE = 0.95;
 const CPU_DUE = 0.7;
+/** What the promises of speed are about. */
+const IMAGE = "mixed";
+const CHANNELS = 2;
 
-/** Judges multifd → multifd; empty where that was not measured. */
-export function judge({ method, variants }: MethodSummary, channels: number): readonly Verdict[] {
-  const ours = variants.find(({ variant }) => variant === OURS);
+/** Judges multifd → multifd; empty where that was not measured. Memory is judged in every case, speed in the contract's. */
+export function judge({ codec, channels, image }: Case, summaries: readonly Summary[]): readonly Verdict[] {
+  const ours = summaries.find(({ role }) => role === "ours");
   if (!ours) return [];
-  return [...judgeRatios(method, ours), ...judgeMemory(ours, channels)];
+  const isContracts = image === IMAGE && channels === CHANNELS;
+  return [...(isContracts ? judgeRatios(codec.method, ours) : []), ...judgeMemory(ours, channels)];
 }
 
-function judgeRatios(method: Method, { toQemu, speedToCeiling }: Summary): readonly Verdict[] {
+function judgeRatios(method: string, { toQemu, speedToCeiling }: Summary): readonly Verdict[] {
   const verdicts: Verdict[] = [];
-  if (toQemu) {
-    const { speed, wire } = ratiosDue[method];
-    verdicts.push(atLeast("speed, times QEMU's", toQemu.speed, speed));
-    if (wire !== null) verdicts.push(atMost("wire bytes, times QEMU's", toQemu.wire, wire));
+  const due = ratiosDue[method];
+  if (toQemu && due) {
+    verdicts.push(atLeast("speed, times QEMU's", toQemu.speed, due.speed));
+    if (due.wire !== null) verdicts.push(atMost("wire bytes, times QEMU's", toQemu.wire, due.wire));
     verdicts.push(atMost("CPU of both ends, times QEMU's", toQemu.cpu, CPU_DUE));
   }
   if (speedToCeiling !== null) verdicts.push(atLeast("speed, times the ceiling's", speedToCeiling, CEILING_DUE));

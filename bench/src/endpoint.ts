@@ -5,21 +5,31 @@
  * is read from outside, in /proc, the same way for all; how long it took and what
  * went over the wire its source says itself, from the command to the last
  * acknowledgement.
+ *
+ * A source runs here. A destination is asked for by its kind, for it may run on
+ * another machine (`remote/`).
  */
+import type { Codec } from "./codecs.js";
 import type { Usage } from "./process-meter.js";
 
-export type Method = "none" | "zlib" | "zstd";
 export type Transport = "unix" | "tcp";
 
-/** What all variants of a run have in common. */
-export type Job = {
-  readonly method: Method;
+/** What a source sends, and how. */
+export type SourceJob = {
+  readonly codec: Codec;
   readonly channels: number;
-  readonly transport: Transport;
-  /** The image that every source sends. */
   readonly imagePath: string;
   readonly ramBytes: number;
-  /** Where the destination's RAM goes; does not exist yet. */
+};
+
+export type DestinationJob = {
+  readonly codec: Codec;
+  readonly channels: number;
+  readonly transport: Transport;
+  /** For tcp: the address of this machine at which the source looks for it. */
+  readonly host: string;
+  readonly ramBytes: number;
+  /** Where its RAM goes; does not exist yet. */
   readonly receivedPath: string;
   /** For sockets and the like; its name is short. */
   readonly dir: string;
@@ -41,10 +51,10 @@ export type Destination = {
 };
 
 /** Starts a destination; it costs nothing until a source comes. */
-export type DestinationProgram = (job: Job) => Promise<Destination>;
+export type DestinationProgram = (job: DestinationJob) => Promise<Destination>;
 
 /** Starts a source, lets it migrate to `address`, and ends it. */
-export type SourceProgram = (job: Job, address: string) => Promise<SourceFigures>;
+export type SourceProgram = (job: SourceJob, address: string) => Promise<SourceFigures>;
 
 /** RAM block that every variant moves. */
 export const RAM_BLOCK = "pc.ram";
@@ -52,7 +62,10 @@ export const RAM_BLOCK = "pc.ram";
 /** Nothing measured here takes longer; whatever does hangs. */
 export const COMPLETION_TIMEOUT_MS = 600_000;
 
+/** This machine, for a source on it. */
+export const LOOPBACK = "127.0.0.1";
+
 /** Where a destination listens. A tcp destination picks a free port and says which. */
-export function listenAddress(job: Job): string {
-  return job.transport === "unix" ? `unix:${job.dir}/migration.sock` : "tcp:127.0.0.1:0";
+export function listenAddress({ transport, dir, host }: DestinationJob): string {
+  return transport === "unix" ? `unix:${dir}/migration.sock` : `tcp:${host}:0`;
 }

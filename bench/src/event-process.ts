@@ -1,9 +1,10 @@
 /**
  * Event process: a child that says how it goes, one JSON object per line.
  *
- * An event that nobody waits for yet is kept, so none is missed. The child is
- * handed a pipe as standard input and, once it is done, stays until that pipe is
- * closed (`hold.ts`), so that it can still be looked at in /proc.
+ * Every event is kept with the moment at which it was heard, so none is missed by
+ * whoever begins to wait later. The child is handed a pipe as standard input and,
+ * once it is done, stays until that pipe is closed (`hold.ts`), so that it can
+ * still be looked at in /proc.
  */
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
@@ -12,10 +13,16 @@ import type { Readable, Writable } from "node:stream";
 /** What of an event is read here; nothing of it is believed yet. */
 export type ProcessEvent = {
   readonly event: string;
+  /** When it was heard, by performance.now(). */
+  readonly heardMs: number;
   readonly address?: unknown;
-  readonly totalMs?: unknown;
-  readonly wireBytes?: unknown;
   readonly message?: unknown;
+  readonly totalMs?: unknown;
+  readonly downtimeMs?: unknown;
+  readonly wireBytes?: unknown;
+  readonly rounds?: unknown;
+  readonly round?: unknown;
+  readonly dirtyBytes?: unknown;
 };
 
 const running = new Set<EventProcess>();
@@ -24,11 +31,12 @@ process.on("exit", () => {
 });
 
 const STDERR_CHARACTERS_MAX = 4096;
+const EVENTS_MAX = 100_000;
 
 export class EventProcess {
   readonly #child: ChildProcessByStdio<Writable, Readable, Readable>;
   readonly #name: string;
-  readonly #seen = new Map<string, ProcessEvent>();
+  readonly #events: ProcessEvent[] = [];
   readonly #ended: Promise<void>;
   #wake: () => void = () => {};
   #stderr = "";
@@ -42,11 +50,7 @@ export class EventProcess {
     this.#child.stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-STDERR_CHARACTERS_MAX);
     });
-    createInterface({ input: this.#child.stdout }).on("line", (line) => {
-      const event = JSON.parse(line) as ProcessEvent;
-      this.#seen.set(event.event, event);
-      this.#wake();
-    });
+    createInterface({ input: this.#child.stdout }).on("line", (line) => this.#hear(line));
     this.#ended = new Promise((resolve) => {
       const end = (how: string) => {
         this.#end ??= how;
@@ -63,8 +67,13 @@ export class EventProcess {
     return this.#child.pid ?? -1;
   }
 
+  /** All that it has said, in order. */
+  get events(): readonly ProcessEvent[] {
+    return this.#events;
+  }
+
   /**
-   * Resolves to the last event of that name, at once where it was seen already.
+   * Resolves to the first event of that name, at once where it was heard already.
    *
    * @throws {Error} if the process says that it failed, ends without the event, or takes longer than `timeoutMs`.
    */
@@ -75,9 +84,9 @@ export class EventProcess {
     }, timeoutMs);
     try {
       for (;;) {
-        const found = this.#seen.get(event);
+        const found = this.#find(event);
         if (found) return found;
-        const failed = this.#seen.get("failed");
+        const failed = this.#find("failed");
         if (failed) throw new Error(`${this.#name} failed: ${String(failed.message)}`);
         if (this.#end !== null) throw new Error(`${this.#name} ${this.#end}; stderr: ${this.#stderr || "nothing"}`);
         await new Promise<void>((resolve) => {
@@ -103,5 +112,19 @@ export class EventProcess {
 
   kill(): void {
     this.#child.kill("SIGKILL");
+  }
+
+  #hear(line: string): void {
+    if (this.#events.length === EVENTS_MAX) return;
+    try {
+      this.#events.push({ ...(JSON.parse(line) as { event: string }), heardMs: performance.now() });
+    } catch {
+      this.#end ??= `said what is no JSON: ${line.slice(0, 200)}`;
+    }
+    this.#wake();
+  }
+
+  #find(name: string): ProcessEvent | undefined {
+    return this.#events.find(({ event }) => event === name);
   }
 }

@@ -31,12 +31,22 @@ const SPARE_BYTES = 2 ** 30;
 
 /** @throws {Error} where image and destination do not fit into memory together. */
 export function checkRoom(ramBytes: number): void {
+  requireRoom(2 * ramBytes, `an image and a destination of ${gib(ramBytes)} GiB each; take a smaller --ram-bytes`);
+}
+
+/** @throws {Error} where a destination does not fit into memory. */
+export function checkArrivalRoom(ramBytes: number): void {
+  requireRoom(ramBytes, `a destination of ${gib(ramBytes)} GiB; take a smaller --ram-bytes`);
+}
+
+function requireRoom(bytes: number, what: string): void {
   const available = memoryInfo("MemAvailable");
-  if (available >= 2 * ramBytes + SPARE_BYTES) return;
-  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(1);
-  throw new Error(
-    `${gib(available)} GiB of memory are free, ${gib(2 * ramBytes + SPARE_BYTES)} are needed for an image and a destination of ${gib(ramBytes)} GiB each; take a smaller --ram-bytes`,
-  );
+  if (available >= bytes + SPARE_BYTES) return;
+  throw new Error(`${gib(available)} GiB of memory are free, ${gib(bytes + SPARE_BYTES)} are needed for ${what}`);
+}
+
+function gib(bytes: number): string {
+  return (bytes / 2 ** 30).toFixed(1);
 }
 
 function memoryInfo(field: string): number {

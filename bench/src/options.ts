@@ -2,55 +2,133 @@
  * Options of the bench, from the command line.
  */
 import { parseArgs } from "node:util";
-import type { Method, Transport } from "./endpoint.js";
+import { type Address, parseAddress } from "@multifd/channel";
+import type { QemuVersion } from "@multifd/test/peers";
+import { codecs, findCodec } from "./codecs.js";
+import type { Transport } from "./endpoint.js";
+import { images } from "./images.js";
+import type { Lists } from "./plan.js";
 
-export type Options = {
-  readonly ramBytes: number;
-  readonly channels: number;
-  readonly methods: readonly Method[];
-  readonly transport: Transport;
+const parts = ["speed", "live", "coordinator"] as const;
+export type Part = (typeof parts)[number];
+
+export type MeasureOptions = {
+  readonly kind: "measure";
+  readonly lists: Lists;
+  readonly full: boolean;
   readonly rounds: number;
   /** Only variants whose name has this in it; empty for all. */
   readonly only: string;
-  /** Where the report goes; null for nowhere. */
-  readonly jsonPath: string | null;
+  readonly qemu: QemuVersion;
+  readonly parts: readonly Part[];
+  readonly liveRamBytes: number;
+  /** Null: from slow to what does not converge. */
+  readonly liveRates: readonly number[] | null;
+  readonly downtimeLimitMs: number;
+  /** Folder of the report. */
+  readonly outDir: string;
+  /** A harness that listens on the machine where destinations are to run; null for this machine. */
+  readonly to: Address | null;
 };
 
-export const help = `Measures multifd beside QEMU 11.1 and a raw loop, on one RAM image, in turns.
+export type ListenOptions = { readonly kind: "listen"; readonly listen: Address; readonly qemu: QemuVersion };
 
-Usage: npm run bench -- [options]
+export type Options = MeasureOptions | ListenOptions;
 
-  --ram-bytes SIZE      guest RAM: 4G, 512M (default 4G; twice that must be free)
-  --channels N          packet channels, 1 to 64 (default 2)
-  --compression LIST    of none, zlib, zstd (default none,zlib,zstd)
-  --transport T         unix or tcp (default unix)
+const names = (all: readonly { readonly method?: string; readonly name?: string }[]) =>
+  all.map(({ method, name }) => method ?? name).join(", ");
+
+export const help = `Measures multifd beside QEMU and a raw loop, on the same RAM, in turns.
+
+Usage: multifd bench [options], or npm run bench -- [options]
+
+Without options: 1 GiB, ${names(codecs)}, 2 channels, unix sockets; sizes below it; live guests; the coordinator alone.
+A setting takes a list (1,2,4); all combinations of what is listed are measured.
+
+  --ram-bytes SIZES     guest RAM, such as 512M,4G; twice that must be free (default 1G)
+  --compression LIST    of ${names(codecs)} (default all)
+  --channels LIST       packet channels, 1 to 64 (default 2)
+  --transport LIST      of unix, tcp (default unix)
+  --image LIST          what RAM holds, of ${names(images)} (default mixed)
+  --full                4 GiB, and each of these settings in turn for every codec: hours
   --runs N              counted rounds, after one that warms up (default 5)
   --only TEXT           variants with TEXT in their name; ratios need what they compare with
-  --json FILE           the whole report, every round in it
-  --help
+  --qemu VERSION        11.1 or 7.2 (default 11.1)
+  --parts LIST          of ${parts.join(", ")} (default all)
+  --live-ram SIZE       RAM of live guests (default 512M)
+  --live-rates LIST     RAM that they dirty a second, such as 50M,400M (default: doubling until nothing converges)
+  --downtime-limit MS   of live guests (default 100)
+  --out DIR             for report.json and report.html (default bench-report)
+
+Two machines, each with this program; whoever reaches the first one's port may use it, so keep it off open networks:
+
+  --listen ADDRESS      run destinations for a bench on another machine, tcp:HOST:PORT
+  --to ADDRESS          let destinations run where a bench listens (speed only)
 
 What each figure means: bench/README.md. Exit codes: 0 done, 1 failed, 2 usage.`;
 
 /** What is wrong with a command line. */
 export class UsageError extends Error {}
 
-const METHODS: readonly Method[] = ["none", "zlib", "zstd"];
 const TRANSPORTS: readonly Transport[] = ["unix", "tcp"];
+const QEMUS: readonly QemuVersion[] = ["11.1", "7.2"];
+const CHANNELS_MAX = 64;
+const RUNS_MAX = 1000;
+const DOWNTIME_MAX_MS = 60_000;
 /** RAM is moved in packets of this size, and the raw loop knows whole ones only. */
 const PACKET_BYTES = 512 * 1024;
+const RAM_MIN = 16 * 2 ** 20;
+/** The firmware keeps the ends of RAM to itself, and the guest's range ends below 3 GiB. */
+const LIVE_RAM = { min: 32 * 2 ** 20, max: 2 * 2 ** 30 };
 
 /** @returns null where help was asked for. @throws {UsageError} */
 export function parseOptions(words: readonly string[]): Options | null {
   const { values } = parse(words);
   if (values.help) return null;
+  const qemu = oneOf("--qemu", values.qemu, QEMUS);
+  if (values.listen !== undefined) {
+    const others = words.filter((word) => word.startsWith("--") && !/^--(listen|qemu)(=|$)/.test(word));
+    if (others.length > 0)
+      throw new UsageError(`${others[0]}: goes to the bench that measures, not to the one that listens`);
+    return { kind: "listen", listen: address("--listen", values.listen), qemu };
+  }
+  const to = values.to === undefined ? null : address("--to", values.to);
+  const transports = list("--transport", values.transport, (text) => oneOf("--transport", text, TRANSPORTS));
+  if (to !== null && transports?.some((transport) => transport !== to.kind)) {
+    throw new UsageError(`--transport: with --to ${values.to} it is ${to.kind}`);
+  }
   return {
-    ramBytes: byteSize(values["ram-bytes"]),
-    channels: wholeNumber("--channels", values.channels, 64),
-    methods: values.compression.split(",").map((text) => oneOf("--compression", text, METHODS)),
-    transport: oneOf("--transport", values.transport, TRANSPORTS),
-    rounds: wholeNumber("--runs", values.runs, 1000),
+    kind: "measure",
+    lists: {
+      codecs: list("--compression", values.compression, (text) => {
+        oneOf(
+          "--compression",
+          text,
+          codecs.map(({ method }) => method),
+        );
+        return findCodec(text);
+      }),
+      channels: list("--channels", values.channels, (text) => wholeNumber("--channels", text, CHANNELS_MAX)),
+      transports: to === null ? transports : [to.kind],
+      images: list("--image", values.image, (text) =>
+        oneOf(
+          "--image",
+          text,
+          images.map(({ name }) => name),
+        ),
+      ),
+      sizes: list("--ram-bytes", values["ram-bytes"], (text) => ramBytes("--ram-bytes", text)),
+    },
+    full: values.full,
+    rounds: wholeNumber("--runs", values.runs, RUNS_MAX),
     only: values.only,
-    jsonPath: values.json ?? null,
+    qemu,
+    parts: to === null ? (list("--parts", values.parts, (text) => oneOf("--parts", text, parts)) ?? parts) : ["speed"],
+    liveRamBytes: liveRam(values["live-ram"]),
+    liveRates: list("--live-rates", values["live-rates"], (text) => byteSize("--live-rates", text)),
+    downtimeLimitMs: wholeNumber("--downtime-limit", values["downtime-limit"], DOWNTIME_MAX_MS),
+    outDir: values.out,
+    to,
   };
 }
 
@@ -59,14 +137,23 @@ function parse(words: readonly string[]) {
     return parseArgs({
       args: [...words],
       options: {
-        "ram-bytes": { type: "string", default: "4G" },
-        channels: { type: "string", default: "2" },
-        compression: { type: "string", default: METHODS.join(",") },
-        transport: { type: "string", default: "unix" },
+        "ram-bytes": { type: "string" },
+        channels: { type: "string" },
+        compression: { type: "string" },
+        transport: { type: "string" },
+        image: { type: "string" },
+        full: { type: "boolean", default: false },
         runs: { type: "string", default: "5" },
         only: { type: "string", default: "" },
-        json: { type: "string" },
-        help: { type: "boolean", default: false },
+        qemu: { type: "string", default: "11.1" },
+        parts: { type: "string" },
+        "live-ram": { type: "string", default: "512M" },
+        "live-rates": { type: "string" },
+        "downtime-limit": { type: "string", default: "100" },
+        out: { type: "string", default: "bench-report" },
+        listen: { type: "string" },
+        to: { type: "string" },
+        help: { type: "boolean", short: "h", default: false },
       },
     });
   } catch (error) {
@@ -74,11 +161,38 @@ function parse(words: readonly string[]) {
   }
 }
 
-function byteSize(text: string): number {
-  const match = /^(\d{1,6})([MG])$/.exec(text);
-  const bytes = match ? Number(match[1]) * (match[2] === "G" ? 2 ** 30 : 2 ** 20) : 0;
-  if (bytes >= 16 * 2 ** 20 && bytes % PACKET_BYTES === 0) return bytes;
-  throw new UsageError(`--ram-bytes ${text}: write a size from 16M up, such as 512M or 4G`);
+/** Null where nothing was said. */
+function list<Value>(name: string, text: string | undefined, read: (item: string) => Value): readonly Value[] | null {
+  if (text === undefined) return null;
+  const values = text.split(",").map(read);
+  if (new Set(values).size < values.length) throw new UsageError(`${name} ${text}: names something twice`);
+  return values;
+}
+
+function address(name: string, text: string): Address {
+  try {
+    return parseAddress(text);
+  } catch (error) {
+    throw new UsageError(`${name} ${text}: ${(error as Error).message}`);
+  }
+}
+
+function liveRam(text: string): number {
+  const bytes = ramBytes("--live-ram", text);
+  if (bytes >= LIVE_RAM.min && bytes <= LIVE_RAM.max) return bytes;
+  throw new UsageError(`--live-ram ${text}: write a size from 32M to 2G`);
+}
+
+function ramBytes(name: string, text: string): number {
+  const bytes = byteSize(name, text);
+  if (bytes >= RAM_MIN && bytes % PACKET_BYTES === 0) return bytes;
+  throw new UsageError(`${name} ${text}: write a size from 16M up, such as 512M or 4G`);
+}
+
+function byteSize(name: string, text: string): number {
+  const match = /^([1-9]\d{0,5})([MG])$/.exec(text);
+  if (match) return Number(match[1]) * (match[2] === "G" ? 2 ** 30 : 2 ** 20);
+  throw new UsageError(`${name} ${text}: write a size such as 512M or 4G`);
 }
 
 function wholeNumber(name: string, text: string, max: number): number {

@@ -58,8 +58,8 @@ function readCpuSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
 }
 
-/** 0 for a process that has just ended. */
-function readAnonBytes(pid: number): number {
+/** Memory that a process holds beside files; 0 for one that has just ended. */
+export function readAnonBytes(pid: number): number {
   let status: string;
   try {
     status = readFileSync(`/proc/${pid}/status`, "utf8");

@@ -5,25 +5,22 @@
  * migration at the source; its wire bytes are what it says it transferred.
  */
 import { type MigrationOutcome, QemuProcess, type QemuVersion } from "@multifd/test/peers";
+import { type Codec, LEVEL } from "./codecs.js";
 import {
   COMPLETION_TIMEOUT_MS,
+  type DestinationJob,
   type DestinationProgram,
-  type Job,
   listenAddress,
   RAM_BLOCK,
   type SourceProgram,
 } from "./endpoint.js";
 import { ProcessMeter } from "./process-meter.js";
 
-/** QEMU's default for both methods, and ours. */
-const LEVEL = 1;
-
 export function qemuDestination(version: QemuVersion): DestinationProgram {
   return async (job) => {
     const vm = await startVm(version, job, job.receivedPath, "defer");
     try {
-      await vm.listen(listenAddress(job));
-      const address = job.transport === "unix" ? listenAddress(job) : await chosenAddress(vm);
+      const address = await listenAt(vm, job);
       const meter = new ProcessMeter(vm.pid);
       return {
         address,
@@ -63,20 +60,11 @@ export function qemuSource(version: QemuVersion): SourceProgram {
   };
 }
 
-async function startVm(version: QemuVersion, job: Job, path: string, incoming: string | null): Promise<QemuProcess> {
-  const memory = [{ id: RAM_BLOCK, path, bytes: job.ramBytes }];
-  const vm = await QemuProcess.start({ version, memory, paused: true, ...(incoming !== null && { incoming }) });
-  try {
-    await vm.setMigration({ channels: job.channels, compression: job.method, level: LEVEL });
-    return vm;
-  } catch (error) {
-    await vm.stop();
-    throw error;
-  }
-}
-
-/** Where QEMU listens when it was told to pick the port. Source: QEMU 11.1, qapi/migration.json, MigrationInfo. */
-async function chosenAddress(vm: QemuProcess): Promise<string> {
+/** Lets a QEMU that was started for it listen. @returns the address, its port known. */
+export async function listenAt(vm: QemuProcess, job: DestinationJob): Promise<string> {
+  await vm.listen(listenAddress(job));
+  if (job.transport === "unix") return listenAddress(job);
+  // Source: QEMU 11.1, qapi/migration.json, MigrationInfo.
   const answer = (await vm.execute("query-migrate")) as {
     "socket-address"?: readonly { readonly host: string; readonly port: string }[];
   };
@@ -85,7 +73,23 @@ async function chosenAddress(vm: QemuProcess): Promise<string> {
   return `tcp:${first.host}:${first.port}`;
 }
 
-function expectCompleted(outcome: MigrationOutcome, who: string): void {
+type VmJob = { readonly codec: Codec; readonly channels: number; readonly ramBytes: number };
+
+async function startVm(version: QemuVersion, job: VmJob, path: string, incoming: string | null): Promise<QemuProcess> {
+  const memory = [{ id: RAM_BLOCK, path, bytes: job.ramBytes }];
+  const compression = job.codec.qemu;
+  if (compression === null) throw new Error(`QEMU does not speak ${job.codec.method}`);
+  const vm = await QemuProcess.start({ version, memory, paused: true, ...(incoming !== null && { incoming }) });
+  try {
+    await vm.setMigration({ channels: job.channels, compression, level: LEVEL });
+    return vm;
+  } catch (error) {
+    await vm.stop();
+    throw error;
+  }
+}
+
+export function expectCompleted(outcome: MigrationOutcome, who: string): void {
   if (outcome.status === "completed") return;
   throw new Error(`${who}: the migration ${outcome.status}: ${outcome.error ?? "no reason given"}`);
 }

@@ -113,10 +113,12 @@ static int listen_at(const char *text, int backlog) {
   socklen_t self_bytes = sizeof self;
   if (getsockname(fd, &self.any, &self_bytes) < 0)
     err(1, "getsockname");
-  if (self.any.sa_family == AF_INET)
-    printf("{\"event\":\"listening\",\"address\":\"tcp:127.0.0.1:%u\"}\n",
+  if (self.any.sa_family == AF_INET) {
+    char host[INET_ADDRSTRLEN];
+    inet_ntop(AF_INET, &self.v4.sin_addr, host, sizeof host);
+    printf("{\"event\":\"listening\",\"address\":\"tcp:%s:%u\"}\n", host,
            ntohs(self.v4.sin_port));
-  else
+  } else
     printf("{\"event\":\"listening\",\"address\":\"%s\"}\n", text);
   return fd;
 }

@@ -6,9 +6,8 @@
  * byte by byte. Each counted round begins with another variant, so that none
  * always follows the same one. Every migration gets a fresh destination file.
  */
-import { rmSync } from "node:fs";
-import { assertSameBytes, createScratchDir, removeScratchDir } from "@multifd/test/peers";
-import type { Job, Method } from "./endpoint.js";
+import type { Place } from "./destinations.js";
+import { type Case, describeCase } from "./plan.js";
 import type { Usage } from "./process-meter.js";
 import type { Variant } from "./variants.js";
 
@@ -23,30 +22,32 @@ export type Measurement = {
 /** Measurements by variant, one per counted round: the same index is the same round. */
 export type Measured = ReadonlyMap<Variant, readonly Measurement[]>;
 
-export type MeasureSetup = Omit<Job, "dir" | "method">;
+export type Setting = {
+  readonly case: Case;
+  readonly imagePath: string;
+  readonly place: Place;
+};
 
-/** Warms up, verifies, and measures `rounds` rounds of one method. @param say  Told what happens, a line at a time. */
-export async function measureMethod(
+/** Warms up, verifies, and measures `rounds` rounds of one case. @param say  Told what happens, a line at a time. */
+export async function measureCase(
   variants: readonly Variant[],
-  method: Method,
-  setup: MeasureSetup,
+  setting: Setting,
   rounds: number,
   say: (line: string) => void,
 ): Promise<Measured> {
+  const name = describeCase(setting.case);
   for (const variant of variants) {
-    const { wallMs } = await migrateOnce(variant, method, setup, () =>
-      assertSameBytes(setup.imagePath, setup.receivedPath),
-    );
-    say(`${method}, ${variant.name}: bytes equal, warm-up ${(wallMs / 1000).toFixed(2)} s`);
+    const { wallMs } = await migrateOnce(variant, setting, "verified");
+    say(`${name}; ${variant.name}: bytes equal, warm-up ${(wallMs / 1000).toFixed(2)} s`);
   }
   const measured = new Map<Variant, Measurement[]>(variants.map((variant) => [variant, []]));
   for (let round = 0; round < rounds; round++) {
     for (let turn = 0; turn < variants.length; turn++) {
       const variant = variants[(round + turn) % variants.length]!;
-      const measurement = await migrateOnce(variant, method, setup, () => {});
+      const measurement = await migrateOnce(variant, setting, "unseen");
       measured.get(variant)!.push(measurement);
       say(
-        `${method}, ${variant.name}: round ${round + 1} of ${rounds}, ${(measurement.wallMs / 1000).toFixed(2)} s, ` +
+        `${name}; ${variant.name}: round ${round + 1} of ${rounds}, ${(measurement.wallMs / 1000).toFixed(2)} s, ` +
           `CPU ${measurement.source.cpuSeconds.toFixed(2)} + ${measurement.destination.cpuSeconds.toFixed(2)} s`,
       );
     }
@@ -54,30 +55,24 @@ export async function measureMethod(
   return measured;
 }
 
-/** @param look  Called when everything is in, before the received file is removed. */
 async function migrateOnce(
   variant: Variant,
-  method: Method,
-  setup: MeasureSetup,
-  look: () => void,
+  { case: { codec, channels, transport, ramBytes }, imagePath, place }: Setting,
+  look: "verified" | "unseen",
 ): Promise<Measurement> {
-  const job: Job = { ...setup, method, dir: createScratchDir("disk") };
   try {
-    const destination = await variant.destination(job);
+    const destination = await place.start({ kind: variant.destination, codec, channels, transport, ramBytes });
     try {
       const [{ wallMs, wireBytes, ...source }, usage] = await Promise.all([
-        variant.source(job, destination.address),
+        variant.source({ codec, channels, imagePath, ramBytes }, destination.address),
         destination.completed(),
       ]);
-      look();
+      if (look === "verified") await destination.verify(imagePath);
       return { wallMs, wireBytes, source, destination: usage };
     } finally {
       await destination.stop();
     }
   } catch (cause) {
-    throw new Error(`${method}, ${variant.name}: ${(cause as Error).message}`, { cause });
-  } finally {
-    rmSync(job.receivedPath, { force: true });
-    removeScratchDir(job.dir);
+    throw new Error(`${codec.method}, ${variant.name}: ${(cause as Error).message}`, { cause });
   }
 }

@@ -15,16 +15,14 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { assertSameBytes, createScratchDir, mixedImage, QemuProcess, removeScratchDir } from "@multifd/test/peers";
 import { RAM_BLOCK } from "./endpoint.js";
 import { runSource, startDestination } from "./event-endpoint.js";
 import { describeMachine } from "./machine.js";
+import { heldCommand } from "./multifd-endpoint.js";
 import { median, medianRatio, spread } from "./statistics.js";
 
-const COMMAND = fileURLToPath(new URL("main.js", import.meta.resolve("@multifd/cli")));
-const HOLD = new URL("hold.js", import.meta.url).href;
 const TIMEOUT_MS = 600_000;
 /** QEMU's own file, ours in its form, ours compressed, and QEMU's compressed afterwards. */
 const FILES = ["qemu.mapped-ram", "ours.mapped-ram", "ours.compressed", "qemu.zst"] as const;
@@ -91,7 +89,7 @@ async function syncMs(file: string): Promise<number> {
 const saveByUs = (file: string, form: string) =>
   withVm(image, null, async (vm) => {
     const receiver = await startDestination("multifd receive", process.execPath, [
-      ...["--import", HOLD, COMMAND, "receive", "--json", "--channels", `${channels}`],
+      ...heldCommand("receive", "--json", "--channels", `${channels}`),
       ...["--listen", socket, "--out", path(file), "--form", form],
     ]);
     try {
@@ -132,7 +130,7 @@ const loadByUs = (file: string, compression: "none" | "zstd") =>
   load({ channels, compression }, async (vm) => {
     await vm.listen(socket);
     await runSource("multifd send", process.execPath, [
-      ...["--import", HOLD, COMMAND, "send", "--json", "--channels", `${channels}`, "--compression", compression],
+      ...heldCommand("send", "--json", "--channels", `${channels}`, "--compression", compression),
       ...["--from", path(file), "--to", socket],
     ]);
   });

@@ -4,10 +4,9 @@
  * A ratio of speeds is above 1 where the variant is faster; ratios of CPU and wire
  * bytes are below 1 where it needs less.
  */
-import type { Method } from "./endpoint.js";
 import type { Measured, Measurement } from "./rounds.js";
 import { median, medianRatio, type Spread, spread } from "./statistics.js";
-import { CEILING, QEMU_ALONE } from "./variants.js";
+import type { Role } from "./variants.js";
 
 export type Ratios = {
   readonly speed: number;
@@ -17,9 +16,10 @@ export type Ratios = {
 
 export type Summary = {
   readonly variant: string;
+  readonly role: Role;
   readonly wallMs: Spread;
-  /** 10^6 bytes of guest RAM a second, by the median. */
-  readonly megabytesPerSecond: number;
+  /** 10^6 bytes of guest RAM a second; the least is the slowest round's. */
+  readonly megabytesPerSecond: Spread;
   readonly wireBytes: number;
   readonly sourceCpuSeconds: number;
   readonly destinationCpuSeconds: number;
@@ -28,34 +28,30 @@ export type Summary = {
   readonly destinationPeakAnonBytes: number;
   /** Null for QEMU itself. */
   readonly toQemu: Ratios | null;
-  /** Null where the method has no ceiling, and for the ceiling itself. */
+  /** Null where the codec has no ceiling, and for the ceiling itself. */
   readonly speedToCeiling: number | null;
   readonly rounds: readonly Measurement[];
 };
 
-export type MethodSummary = { readonly method: Method; readonly variants: readonly Summary[] };
-
-export function summarize(method: Method, ramBytes: number, measured: Measured): MethodSummary {
-  const byName = new Map([...measured].map(([variant, rounds]) => [variant.name, rounds]));
-  const summaries = [...byName].map(([variant, rounds]): Summary => {
-    const wallMs = spread(rounds.map(wall));
-    const qemu = variant === QEMU_ALONE ? undefined : byName.get(QEMU_ALONE);
-    const ceiling = variant === CEILING ? undefined : byName.get(CEILING);
-    return {
-      variant,
-      wallMs,
-      megabytesPerSecond: ramBytes / 1000 / wallMs.median,
+export function summarize(ramBytes: number, measured: Measured): readonly Summary[] {
+  const ofRole = (role: Role) => [...measured].find(([variant]) => variant.role === role)?.[1];
+  const [qemu, ceiling] = [ofRole("qemu"), ofRole("ceiling")];
+  return [...measured].map(
+    ([{ name, role }, rounds]): Summary => ({
+      variant: name,
+      role,
+      wallMs: spread(rounds.map(wall)),
+      megabytesPerSecond: spread(rounds.map(({ wallMs }) => ramBytes / 1000 / wallMs)),
       wireBytes: median(rounds.map(wire)),
       sourceCpuSeconds: median(rounds.map(({ source }) => source.cpuSeconds)),
       destinationCpuSeconds: median(rounds.map(({ destination }) => destination.cpuSeconds)),
       sourcePeakAnonBytes: Math.max(...rounds.map(({ source }) => source.peakAnonBytes)),
       destinationPeakAnonBytes: Math.max(...rounds.map(({ destination }) => destination.peakAnonBytes)),
-      toQemu: qemu ? ratios(rounds, qemu) : null,
-      speedToCeiling: ceiling ? medianRatio(ceiling.map(wall), rounds.map(wall)) : null,
+      toQemu: qemu && role !== "qemu" ? ratios(rounds, qemu) : null,
+      speedToCeiling: ceiling && role !== "ceiling" ? medianRatio(ceiling.map(wall), rounds.map(wall)) : null,
       rounds,
-    };
-  });
-  return { method, variants: summaries };
+    }),
+  );
 }
 
 const wall = ({ wallMs }: Measurement) => wallMs;

@@ -1,20 +1,21 @@
 /**
- * Table: a method's summary as text for a terminal.
+ * Table: figures as text for a terminal.
  */
 import type { Verdict } from "./contract.js";
-import type { MethodSummary, Summary } from "./summary.js";
+import type { Summary } from "./summary.js";
 
 const MIB = 2 ** 20;
 
-type Column = { readonly title: string; readonly cell: (summary: Summary) => string };
+/** A row's cell by the column's title. */
+export type Column<Row> = { readonly title: string; readonly cell: (row: Row) => string };
 
-const columns: readonly Column[] = [
+const columns: readonly Column<Summary>[] = [
   { title: "", cell: ({ variant }) => variant },
   {
     title: "wall s (min–max)",
     cell: ({ wallMs }) => `${seconds(wallMs.median)} (${seconds(wallMs.min)}–${seconds(wallMs.max)})`,
   },
-  { title: "MB/s", cell: ({ megabytesPerSecond }) => megabytesPerSecond.toFixed(0) },
+  { title: "MB/s", cell: ({ megabytesPerSecond }) => megabytesPerSecond.median.toFixed(0) },
   { title: "wire MB", cell: ({ wireBytes }) => (wireBytes / 1e6).toFixed(1) },
   {
     title: "CPU s",
@@ -32,19 +33,20 @@ const columns: readonly Column[] = [
   { title: "× ceiling", cell: ({ speedToCeiling }) => ratio(speedToCeiling ?? undefined) },
 ];
 
-/** Lines of the table, the title's included. */
-export function formatTable({ method, variants }: MethodSummary): string {
-  const rows = [columns.map(({ title }) => title), ...variants.map((row) => columns.map(({ cell }) => cell(row)))];
-  const widths = columns.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  const lines = rows.map((row) =>
-    row.map((text, column) => (column === 0 ? text.padEnd(widths[0]!) : text.padStart(widths[column]!))).join("  "),
+/** A case's table, title and verdicts included. */
+export function formatCase(title: string, summaries: readonly Summary[], verdicts: readonly Verdict[]): string {
+  const judged = verdicts.map(
+    ({ promise, came, met }) => `  ${met ? "met   " : "MISSED"}  ${promise}; came ${came.toPrecision(4)}`,
   );
-  return [`\n${method}`, ...lines].join("\n");
+  return [`\n${title}`, formatTable(columns, summaries), ...judged, ""].join("\n");
 }
 
-export function formatVerdicts(verdicts: readonly Verdict[]): string {
-  return verdicts
-    .map(({ promise, came, met }) => `  ${met ? "met   " : "MISSED"}  ${promise}; came ${came.toPrecision(4)}`)
+/** The first column to the left, the others to the right. */
+export function formatTable<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): string {
+  const cells = [columns.map(({ title }) => title), ...rows.map((row) => columns.map(({ cell }) => cell(row)))];
+  const widths = columns.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
+  return cells
+    .map((row) => row.map((text, at) => (at === 0 ? text.padEnd(widths[0]!) : text.padStart(widths[at]!))).join("  "))
     .join("\n");
 }
 

@@ -1,43 +1,75 @@
 /**
  * Variants: who migrates to whom. To measure another pair, add a line.
  */
-import type { DestinationProgram, Method, SourceProgram } from "./endpoint.js";
-import { multifdDestination, multifdSource } from "./multifd-endpoint.js";
-import { qemuDestination, qemuSource } from "./qemu-endpoint.js";
-import { rawDestination, rawSource } from "./raw-endpoint.js";
+import type { QemuVersion } from "@multifd/test/peers";
+import { type Codec, UNCOMPRESSED } from "./codecs.js";
+import type { DestinationKind } from "./destinations.js";
+import type { SourceJob, SourceProgram } from "./endpoint.js";
+import { multifdSource, multifdSourceWith } from "./multifd-endpoint.js";
+import { qemuSource } from "./qemu-endpoint.js";
+import { rawSource } from "./raw-endpoint.js";
+
+/** What a variant is compared as, whatever QEMU's version: QEMU on its own, and the least that has to be done. */
+export type Role = "qemu" | "ceiling" | "ours" | "other";
 
 export type Variant = {
   readonly name: string;
+  readonly role: Role;
   readonly source: SourceProgram;
-  readonly destination: DestinationProgram;
-  readonly methods: readonly Method[];
+  readonly destination: DestinationKind;
+  readonly speaks: (codec: Codec) => boolean;
+  /** Whether a QEMU has to be here, or at the destination. */
+  readonly needsQemu: { readonly here: boolean; readonly there: boolean };
 };
 
-const everyMethod: readonly Method[] = ["none", "zlib", "zstd"];
-/** A loop without a codec is no ceiling for a method with one. */
-const uncompressed: readonly Method[] = ["none"];
+const everyCodec = () => true;
+const qemusCodecs = ({ qemu }: Codec) => qemu !== null;
+const uncompressed = ({ method }: Codec) => method === UNCOMPRESSED;
 
-/** What the others are compared with: QEMU on its own, and the least that has to be done. */
-export const QEMU_ALONE = "QEMU 11.1 → QEMU 11.1";
-export const CEILING = "raw ceiling, pwrite";
-/** What the performance contract is about. */
-export const OURS = "multifd → multifd";
+const nowhere = { here: false, there: false };
 
-export const variants: readonly Variant[] = [
-  { name: QEMU_ALONE, source: qemuSource("11.1"), destination: qemuDestination("11.1"), methods: everyMethod },
-  { name: "QEMU 11.1 → multifd", source: qemuSource("11.1"), destination: multifdDestination, methods: everyMethod },
-  { name: OURS, source: multifdSource, destination: multifdDestination, methods: everyMethod },
-  {
-    name: "raw ceiling, recv",
-    source: rawSource("mapping"),
-    destination: rawDestination("mapping"),
-    methods: uncompressed,
-  },
-  { name: CEILING, source: rawSource("mapping"), destination: rawDestination("file"), methods: uncompressed },
-  {
-    name: "raw ceiling, pread, UFFDIO_COPY",
-    source: rawSource("file"),
-    destination: rawDestination("fresh"),
-    methods: uncompressed,
-  },
-];
+/** @param devices  Gives a device part of that QEMU with the job's RAM, for our source to bring. */
+export function variantsWith(version: QemuVersion, devices: (job: SourceJob) => string): readonly Variant[] {
+  const qemu = `QEMU ${version}`;
+  return [
+    {
+      name: `${qemu} → ${qemu}`,
+      role: "qemu",
+      source: qemuSource(version),
+      destination: "qemu",
+      speaks: qemusCodecs,
+      needsQemu: { here: true, there: true },
+    },
+    {
+      name: `${qemu} → multifd`,
+      role: "other",
+      source: qemuSource(version),
+      destination: "multifd",
+      speaks: qemusCodecs,
+      needsQemu: { here: true, there: false },
+    },
+    {
+      name: `multifd → ${qemu}`,
+      role: "other",
+      source: multifdSourceWith(devices),
+      destination: "qemu",
+      speaks: qemusCodecs,
+      needsQemu: { here: true, there: true },
+    },
+    {
+      name: "multifd → multifd",
+      role: "ours",
+      source: multifdSource,
+      destination: "multifd",
+      speaks: everyCodec,
+      needsQemu: nowhere,
+    },
+    raw("raw ceiling, recv", "other", "mapping", "raw-mapping"),
+    raw("raw ceiling, pwrite", "ceiling", "mapping", "raw-file"),
+    raw("raw ceiling, pread, UFFDIO_COPY", "other", "file", "raw-fresh"),
+  ];
+}
+
+function raw(name: string, role: Role, through: "mapping" | "file", destination: DestinationKind): Variant {
+  return { name, role, source: rawSource(through), destination, speaks: uncompressed, needsQemu: nowhere };
+}

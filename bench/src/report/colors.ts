@@ -1,0 +1,10 @@
+/**
+ * Colours: each variant has one throughout the report, as a class of the page's style.
+ */
+import type { Role } from "../variants.js";
+
+export function colorOf(variant: string, role: Role): string {
+  if (role !== "other") return `c-${role}`;
+  if (variant.startsWith("QEMU")) return "c-from-qemu";
+  return variant.startsWith("multifd") ? "c-to-qemu" : "c-raw";
+}
