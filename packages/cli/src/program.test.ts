@@ -22,6 +22,17 @@ describe("command line", () => {
     }
   });
 
+  it("hands what follows bench to the harness, and its exit code back", async () => {
+    const help = await run("bench --help");
+    assert.equal(help.code, 0);
+    assert.match(help.out, /^Usage: multifd bench/m);
+    assert.deepEqual(await run("bench --channels 0"), {
+      code: 2,
+      out: "",
+      err: "bench: --channels 0: write a whole number from 1 to 64\n",
+    });
+  });
+
   it("answers wrong usage with exit code 2 and one line on stderr that names the flag", async () => {
     const wrong: [line: string, says: RegExp][] = [
       ["migrat", /unknown command 'migrat'/],

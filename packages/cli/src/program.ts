@@ -8,6 +8,7 @@
  */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
+import { addBenchCommand } from "./commands/bench.js";
 import { addConvertCommand } from "./commands/convert.js";
 import { addDemoCommand } from "./commands/demo.js";
 import { addDoctorCommand } from "./commands/doctor.js";
@@ -62,6 +63,7 @@ function buildProgram(context: CommandContext): Command {
   addVhostUserCommand(program, context);
   addInspectCommand(program, context);
   addDoctorCommand(program, context);
+  addBenchCommand(program, context);
   return program;
 }
 
