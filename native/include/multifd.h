@@ -68,6 +68,38 @@ struct mfd_packet {
   uint8_t pages_scratch[MFD_PACKET_BYTES + MFD_PAYLOAD_SLACK]; /* decoded pages, or those read to be sent */
 };
 
+/* ---- ranges: RAM without packets ---- */
+
+#define MFD_RANGES_MAX 1024
+
+/* One run of a RAM block's bytes. Numbers as JavaScript has them: whole, from 0 to 2^53 - 1. */
+struct mfd_range {
+  double address;     /*  0: of the block's mapping, as in struct mfd_packet; 0 for none */
+  double length;      /*  8: bytes of the RAM block */
+  double file_offset; /* 16: where the RAM block begins in `file` */
+  double offset;      /* 24: of the run, in the block */
+  double bytes;       /* 32: of the run; may be 0 */
+  int32_t file;       /* 40: -1 for the mapping, when placing */
+  int32_t fresh;      /* 44: as in struct mfd_packet */
+};
+
+/* The only argument of the two calls; belongs to one thread at a time (packages/native/src/range-block.ts).
+ */
+struct mfd_ranges {
+  int32_t socket; /*  0 */
+  uint32_t count; /*  4 */
+  uint64_t reserved[7];
+  struct mfd_range ranges[MFD_RANGES_MAX]; /*    64 */
+  uint8_t stage[262144];                   /* 49216 */
+};
+
+/* Reads every range from its file and sends them, back to back. Returns the bytes sent; -ENODATA where a file
+ * ends before. */
+MFD_API int64_t mfd_send_ranges(struct mfd_ranges *work);
+/* Receives every range and places it as mfd_receive_pages does without a codec. Returns the bytes received.
+ */
+MFD_API int64_t mfd_receive_ranges(struct mfd_ranges *work);
+
 /* ---- sending: two calls a packet ---- */
 
 /*
@@ -145,6 +177,8 @@ MFD_API int64_t mfd_seek_data(int32_t fd, double offset);
 /* Takes (1) or leaves (0) the advisory lock of a file (flock), exclusive; -EWOULDBLOCK while another open
  * file has it. */
 MFD_API int64_t mfd_lock_file(int32_t fd, int32_t take);
+/* Offset of the first hole at or after `offset` (SEEK_HOLE); the file's end counts as one. */
+MFD_API int64_t mfd_seek_hole(int32_t fd, double offset);
 /* Block size of the file's own pages: huge page size on hugetlbfs, else 0. */
 MFD_API int64_t mfd_huge_page_bytes(int32_t fd);
 

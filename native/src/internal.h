@@ -36,6 +36,15 @@ int64_t mfd_check_pages(const struct mfd_packet *packet, uint64_t count, uint64_
 
 /* How many of pages[at .. count) follow each other in ascending order: one iovec, one pwrite. */
 uint32_t mfd_run_pages(const uint32_t *pages, uint32_t at, uint32_t count);
+/* Where a RAM block's bytes go; the fields are those of struct mfd_packet. */
+struct mfd_place {
+  uint64_t address;
+  uint64_t file_offset;
+  int32_t file;
+  int32_t fresh;
+};
+/* Copies `count` bytes to `offset` of the block, which the caller has checked. 0 or -errno. */
+int64_t mfd_place_bytes(const struct mfd_place *place, uint64_t offset, const uint8_t *bytes, uint64_t count);
 /* Copies `bytes` to pages[first .. first + count) of the file or mapping. 0 or -errno. */
 int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count,
                         const uint8_t *bytes);

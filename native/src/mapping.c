@@ -108,16 +108,24 @@ int64_t mfd_punch(int32_t fd, double offset, double length) {
   return allocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }
 
-int64_t mfd_seek_data(int32_t fd, double offset) {
+static int64_t seek(int fd, double offset, int whence) {
   uint64_t from;
   if (!mfd_size(offset, &from))
     return MFD_E_ARGUMENT;
-  const off_t at = lseek(fd, (off_t)from, SEEK_DATA);
+  const off_t at = lseek(fd, (off_t)from, whence);
   return at < 0 ? -errno : at;
 }
 
 int64_t mfd_lock_file(int32_t fd, int32_t take) {
   return flock(fd, take == 1 ? LOCK_EX | LOCK_NB : LOCK_UN) < 0 ? -errno : 0;
+}
+
+int64_t mfd_seek_data(int32_t fd, double offset) {
+  return seek(fd, offset, SEEK_DATA);
+}
+
+int64_t mfd_seek_hole(int32_t fd, double offset) {
+  return seek(fd, offset, SEEK_HOLE);
 }
 
 int64_t mfd_huge_page_bytes(int32_t fd) {

@@ -46,35 +46,35 @@ int64_t mfd_fresh_register(double address, double length) {
 }
 
 /* Makes a run's leading pages that the file lacks; returns their bytes, 0 for any reason not to. */
-static uint64_t make_pages(const struct mfd_packet *packet, uint64_t offset, const uint8_t *bytes,
+static uint64_t make_pages(const struct mfd_place *place, uint64_t offset, const uint8_t *bytes,
                            uint64_t count) {
-  struct uffdio_copy copy = {.dst = packet->address + offset,
+  struct uffdio_copy copy = {.dst = place->address + offset,
                              .src = (uintptr_t)bytes,
                              .len = count,
                              .mode = UFFDIO_COPY_MODE_DONTWAKE};
-  if (ioctl(packet->fresh, UFFDIO_COPY, &copy) == 0)
+  if (ioctl(place->fresh, UFFDIO_COPY, &copy) == 0)
     return count;
   return copy.copy > 0 ? (uint64_t)copy.copy : 0;
 }
 
-static int64_t write_run(const struct mfd_packet *packet, uint64_t offset, const uint8_t *bytes,
-                         uint64_t count) {
-  if (packet->file < 0) {
-    memcpy((uint8_t *)(uintptr_t)(packet->address + offset), bytes, count);
+int64_t mfd_place_bytes(const struct mfd_place *place, uint64_t offset, const uint8_t *bytes,
+                        uint64_t count) {
+  if (place->file < 0) {
+    memcpy((uint8_t *)(uintptr_t)(place->address + offset), bytes, count);
     return 0;
   }
-  const uint64_t made =
-      packet->fresh < 0 || packet->address == 0 ? 0 : make_pages(packet, offset, bytes, count);
+  const uint64_t made = place->fresh < 0 || place->address == 0 ? 0 : make_pages(place, offset, bytes, count);
   // A file system that is full says so to pwrite, not before.
-  return mfd_pwrite_all(packet->file, bytes + made, count - made, packet->file_offset + offset + made);
+  return mfd_pwrite_all(place->file, bytes + made, count - made, place->file_offset + offset + made);
 }
 
 int64_t mfd_write_pages(const struct mfd_packet *packet, uint32_t first, uint32_t count,
                         const uint8_t *bytes) {
+  const struct mfd_place place = {packet->address, packet->file_offset, packet->file, packet->fresh};
   const uint64_t page_bytes = packet->page_bytes;
   for (uint32_t i = first; i < first + count;) {
     const uint32_t run = mfd_run_pages(packet->pages, i, first + count);
-    const int64_t result = write_run(packet, packet->pages[i] * page_bytes, bytes, run * page_bytes);
+    const int64_t result = mfd_place_bytes(&place, packet->pages[i] * page_bytes, bytes, run * page_bytes);
     if (result < 0)
       return result;
     bytes += run * page_bytes;

@@ -180,6 +180,69 @@ static void test_moving(void) {
   }
 }
 
+/* Ranges of odd sizes and places, there and back; then those that must be refused. */
+static void test_ranges(void) {
+  struct mfd_ranges *const work = calloc(1, sizeof *work);
+  CHECK(work != NULL);
+  for (enum through through = MAPPING; through <= FRESH_PAGES; through++) {
+    const struct block source = make_block(), destination = make_block();
+    fill_block(source);
+    int32_t sockets[2];
+    CHECK(mfd_socketpair(sockets) == 0);
+    double total = 0;
+    for (uint32_t i = 0; i < MFD_RANGES_MAX; i++) {
+      const double offset = (double)(i * 1021 % (BLOCK_BYTES - 128)), bytes = (double)(i % 128);
+      work->ranges[i] = (struct mfd_range){
+          .length = BLOCK_BYTES, .offset = offset, .bytes = bytes, .file = source.fd, .fresh = -1};
+      total += bytes;
+    }
+    work->count = MFD_RANGES_MAX;
+    work->socket = sockets[0];
+    CHECK(mfd_send_ranges(work) == (int64_t)total); // 64 KiB: the socket holds them
+    for (uint32_t i = 0; i < MFD_RANGES_MAX; i++) {
+      struct mfd_range *const range = &work->ranges[i];
+      range->address = (double)(uintptr_t)(through == MAPPING ? destination.at : destination.fresh_at);
+      range->file = through == MAPPING ? -1 : destination.fd;
+      range->fresh = through == FRESH_PAGES ? destination.fresh : -1;
+    }
+    work->socket = sockets[1];
+    CHECK(mfd_receive_ranges(work) == (int64_t)total);
+    for (uint32_t i = 0; i < MFD_RANGES_MAX; i++) {
+      const size_t offset = (size_t)work->ranges[i].offset, bytes = (size_t)work->ranges[i].bytes;
+      CHECK(memcmp(source.at + offset, destination.at + offset, bytes) == 0);
+    }
+    mfd_close(sockets[0]);
+    mfd_close(sockets[1]);
+    drop_block(source);
+    drop_block(destination);
+  }
+  const struct block block = make_block();
+  const struct mfd_range good = {.length = BLOCK_BYTES, .bytes = 1, .file = block.fd, .fresh = -1};
+  const struct mfd_range bad[] = {
+      {.length = BLOCK_BYTES, .offset = BLOCK_BYTES, .bytes = 1, .file = block.fd, .fresh = -1},
+      {.length = BLOCK_BYTES, .bytes = BLOCK_BYTES + 1, .file = block.fd, .fresh = -1},
+      {.length = BLOCK_BYTES, .offset = 1e15, .bytes = 9e15, .file = block.fd, .fresh = -1},
+      {.length = BLOCK_BYTES, .offset = -1, .bytes = 1, .file = block.fd, .fresh = -1},
+      {.length = BLOCK_BYTES, .offset = NAN, .bytes = 1, .file = block.fd, .fresh = -1},
+      {.length = INFINITY, .bytes = 1, .file = block.fd, .fresh = -1},
+      {.length = BLOCK_BYTES, .bytes = 1, .file = -1, .fresh = -1}};
+  work->socket = -1;
+  for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    work->count = 2;
+    work->ranges[0] = good;
+    work->ranges[1] = bad[i];
+    CHECK(mfd_send_ranges(work) <= MFD_E_OUTSIDE && mfd_send_ranges(work) >= MFD_E_ARGUMENT);
+    CHECK(mfd_receive_ranges(work) <= MFD_E_OUTSIDE && mfd_receive_ranges(work) >= MFD_E_ARGUMENT);
+  }
+  work->count = MFD_RANGES_MAX + 1;
+  CHECK(mfd_send_ranges(work) == MFD_E_ARGUMENT && mfd_receive_ranges(work) == MFD_E_ARGUMENT);
+  CHECK(mfd_send_ranges(NULL) == MFD_E_ARGUMENT && mfd_receive_ranges(NULL) == MFD_E_ARGUMENT);
+  work->count = 0;
+  CHECK(mfd_send_ranges(work) == 0 && mfd_receive_ranges(work) == 0);
+  free(work);
+  drop_block(block);
+}
+
 static void test_many_iovecs(void) {
   // 1024 scattered pages of 512 bytes: with the header one iovec more than a sendmsg takes.
   const struct block source = make_block(), destination = make_block();
@@ -519,6 +582,7 @@ static void test_memory(void) {
   CHECK(mfd_seek_data(block.fd, 0) == BLOCK_BYTES - PAGE); // reserved storage is no data until it is written
   CHECK(mfd_punch(block.fd, 0, BLOCK_BYTES) == 0 && mfd_punch(block.fd, 0, 0) == 0);
   CHECK(mfd_seek_data(block.fd, 0) == -ENXIO && mfd_seek_data(block.fd, -1) == MFD_E_ARGUMENT);
+  CHECK(mfd_seek_hole(block.fd, 0) == 0 && mfd_seek_hole(block.fd, -1) == MFD_E_ARGUMENT);
   CHECK(mfd_huge_page_bytes(block.fd) == 0 && mfd_huge_page_bytes(-1) == -EBADF);
   drop_block(block);
 }
@@ -746,6 +810,7 @@ int main(void) {
   test_placing_coded();
   test_short_file();
   test_moving();
+  test_ranges();
   test_many_iovecs();
   test_hostile_payloads();
   test_sockets();

@@ -15,6 +15,14 @@ export type {
 } from "./messages.js";
 export { attendMuster, dismissMuster } from "./muster.js";
 export { PACKET_KIND, PacketRing } from "./packet-ring.js";
+export { runRangeChannel } from "./range-channel.js";
+export type {
+  RangeAnswer,
+  RangeBlockEntry,
+  RangeChannelTask,
+  RangeOrder,
+  ReceivedDescriptors,
+} from "./range-messages.js";
 export { runReceiveChannel } from "./receive-channel.js";
 export { runRelayReceive } from "./relay-receive.js";
 export { runRelaySend } from "./relay-send.js";

@@ -1,8 +1,15 @@
 export { type AttachedTracking, type AttachJob, attachTracking } from "./attach-tracking.js";
 export { BitmapTracker } from "./bitmap-tracker.js";
 export { CombinedTracker } from "./combined-tracker.js";
+export { Convergence } from "./convergence.js";
 export { type DestinationJob, runDestination } from "./destination.js";
-export type { EventSink, MigrationEvent, MigrationResult, MigrationTotals } from "./events.js";
+export {
+  type EventSink,
+  type MigrationEvent,
+  type MigrationResult,
+  type MigrationTotals,
+  tellOutcome,
+} from "./events.js";
 export { FirstFailure } from "./first-failure.js";
 export type {
   DestinationGuest,
@@ -17,12 +24,16 @@ export { requireTracking, trackingRemedy } from "./kernel-tracking.js";
 export { nameWholeFile, partialPath, syncFolder } from "./partial-file.js";
 export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
 export { HAND_OVER_MS, LOADED_MS } from "./peer.js";
+export { PlacedRam } from "./placed-ram.js";
 export { type FileMapping, fileIdentity, type MappedRun, mappingsOf, wholeBlock } from "./process-ram.js";
+export { ProgressMeter } from "./progress-meter.js";
 export { type KeptBlock, RamFiles, type SavedGuest } from "./ram-files.js";
+export { RangeThread, RangeThreads } from "./range-threads.js";
 export { type RelayJob, type RelayResult, runRelay } from "./relay.js";
 export type { RelayPeer, RelayWord } from "./relay-peer.js";
 export { type PublisherParts, RoundPublisher } from "./round-publisher.js";
 export { runSource, type SourceJob } from "./source.js";
+export { StallWatch } from "./stall-watch.js";
 export { StoppedRam, type StoppedRest } from "./stopped-ram.js";
 export { UserfaultfdTracker } from "./userfaultfd-tracker.js";
 export { collectDeviceState, provideDeviceState } from "./whole-device-state.js";

@@ -27,6 +27,11 @@ export function seekData(fd: number, offsetBytes: number): number | null {
   return isErrno(result, "ENXIO") ? null : checked(result, `looking for data from offset ${offsetBytes}`);
 }
 
+/** Offset of the first hole at or after `offsetBytes`, which must lie in the file; its end counts as one. */
+export function seekHole(fd: number, offsetBytes: number): number {
+  return checked(call("mfd_seek_hole", fd, offsetBytes), `looking for a hole from offset ${offsetBytes}`);
+}
+
 /** The huge page size of a file on hugetlbfs, which knows no write(2); 0 for any other file. */
 export function hugePageBytes(fd: number): number {
   return checked(call("mfd_huge_page_bytes", fd), `asking descriptor ${fd} for its page size`);

@@ -22,11 +22,12 @@ export {
 } from "./dirty-tracking.js";
 export { createEvent, createPipe, signalEvent, takeEvent } from "./events.js";
 export { limitScan, type NativeFeatures, nativeFeatures, threadCpuMs } from "./features.js";
-export { hugePageBytes, lockFile, punchFile, reserveFile, seekData, unlockFile } from "./files.js";
+export { hugePageBytes, lockFile, punchFile, reserveFile, seekData, seekHole, unlockFile } from "./files.js";
 export { registerFresh } from "./fresh-pages.js";
 export { createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "./mapping.js";
 export { HEADER_BYTES_MAX, PAGES_MAX, PAYLOAD_BYTES_MAX, PacketBlock, type PlaceTarget } from "./packet-block.js";
 export { clearPages, placePages, preparePacket, receiveHeader, receivePages, sendPacket } from "./packet-calls.js";
+export { RANGES_MAX, RangeBlock, type RangeBlockTarget } from "./range-block.js";
 export { loadIndex, markPages, storeIndex } from "./rings.js";
 export { peekBytes, pollReadable, receiveBytes, sendBytes, setSocketTimeout } from "./socket-streams.js";
 export {

@@ -16,6 +16,8 @@ export const kernelFunctions = {
   mfd_receive_pages: ["buffer"],
   mfd_clear_pages: ["buffer"],
   mfd_place_pages: ["buffer"],
+  mfd_send_ranges: ["buffer"],
+  mfd_receive_ranges: ["buffer"],
 
   mfd_compressor_create: ["int32", "int32"],
   mfd_decompressor_create: ["int32"],
@@ -31,6 +33,7 @@ export const kernelFunctions = {
   mfd_punch: ["int32", "size", "size"],
   mfd_seek_data: ["int32", "size"],
   mfd_lock_file: ["int32", "int32"],
+  mfd_seek_hole: ["int32", "size"],
   mfd_huge_page_bytes: ["int32"],
 
   mfd_connect: ["int32", "text", "int32", "int32"],

@@ -23,8 +23,6 @@ export type Era = {
   readonly passes: { readonly kind: "at-most"; readonly passes: number } | { readonly kind: "until-converged" };
   /** The first pass leaves out what a RAM file has no storage for; it reads as zero at the destination. */
   readonly sparseFirstPass: boolean;
-  /** One more pass, on the main connection, between the device snapshot and State. */
-  readonly passAfterSnapshot: boolean;
   /** Additional connections for memory: none, with nothing said first, or with a role said first. */
   readonly connections: "none" | "bare" | "with-role";
   readonly tls: boolean;
@@ -41,7 +39,6 @@ const v12: Era = {
   tcp: false,
   passes: { kind: "at-most", passes: 5 },
   sparseFirstPass: false,
-  passAfterSnapshot: false,
   connections: "none",
   tls: false,
   pageFaults: false,
@@ -62,7 +59,6 @@ const v53: Era = {
   ...v52,
   name: "v53",
   lastCommand: "pageFault",
-  passAfterSnapshot: true,
   connections: "with-role",
   tls: true,
   pageFaults: true,
