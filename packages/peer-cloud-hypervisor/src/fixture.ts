@@ -98,7 +98,7 @@ export class FixtureSource {
       resume: async () => {
         this.calls.push("resume");
       },
-      deviceStates: async () => [],
+      devices: [],
     };
   }
 

@@ -337,6 +337,7 @@ class SourceMigration {
         "CHANNEL_CUT",
         `main channel: the destination closed before ${command}; its own log says why`,
       );
+    this.#job.source.guest.handOver?.();
     this.#phase = "handed-over";
     const exchange = async () => {
       try {
