@@ -64,7 +64,7 @@ export function attachRefusal(pid: number, { step, errno }: AttachFailure): Syst
     case "architecture":
       return new SystemError(
         "ATTACH_UNSUPPORTED",
-        `attaching to a running process works on x86-64 only, this is ${process.arch}; ${PRELOAD}`,
+        `process ${pid} cannot be attached to: that works on x86-64 only, and this is ${process.arch}; ${PRELOAD}`,
       );
     case "not-64-bit":
       return new SystemError("ATTACH_UNSUPPORTED", `process ${pid} is not a 64-bit program; ${PRELOAD}`);

@@ -25,7 +25,13 @@ import { SystemError } from "@multifd/protocol";
 import { attachRefusal } from "./attach-refusal.js";
 import type { RamSource } from "./guest.js";
 import { requireTracking } from "./kernel-tracking.js";
-import { descriptorsOf, descriptorTarget, refuseDmaDevices, refuseOtherWriters } from "./other-writers.js";
+import {
+  descriptorsOf,
+  descriptorTarget,
+  refuseDirectIo,
+  refuseDmaDevices,
+  refuseOtherWriters,
+} from "./other-writers.js";
 import { type FileMapping, fileIdentity, findRam, mappingsOf } from "./process-ram.js";
 import { UserfaultfdTracker } from "./userfaultfd-tracker.js";
 
@@ -35,6 +41,8 @@ export type AttachJob = {
   readonly ram: readonly RamSource[];
   /** Processes that map the RAM too, but whose writes another tracker sees (a vhost-user log). */
   readonly trackedElsewhere?: readonly number[];
+  /** The guest has `holdTransfers`, so that reads past the page cache need not be refused. */
+  readonly transfersHeld?: boolean;
   /** 5000 unless given. */
   readonly timeoutMs?: number;
 };
@@ -58,7 +66,8 @@ const PRELOAD_FEATURES = /^API:\s+aa:8000b000:/m;
  *
  * @throws {SystemError} naming what is in the way and the remedy: TRACKING_MISSING, PROCESS_GONE, PTRACE_DENIED,
  *   PROCESS_ALREADY_TRACED, PROCESS_FILTERED, ATTACH_UNSUPPORTED, ATTACH_TIMEOUT, RAM_NOT_MAPPED, RAM_NOT_SHARED,
- *   RAM_PARTLY_MAPPED, RAM_WRITTEN_ELSEWHERE, RAM_WRITTEN_BY_DEVICE, TRACKING_BUSY. The process is then as before.
+ *   RAM_PARTLY_MAPPED, RAM_WRITTEN_ELSEWHERE, RAM_WRITTEN_BY_DEVICE,
+ *   RAM_WRITTEN_BY_DIRECT_IO, TRACKING_BUSY. The process is then as before.
  */
 export async function attachTracking(job: AttachJob): Promise<AttachedTracking> {
   const { pid, ram } = job;
@@ -68,6 +77,7 @@ export async function attachTracking(job: AttachJob): Promise<AttachedTracking> 
   const files = new Set(ram.map(({ descriptor }) => fileIdentity(descriptor)));
   refuseOtherWriters(files, new Set([pid, ...(job.trackedElsewhere ?? [])]));
   refuseDmaDevices(pid);
+  if (!job.transfersHeld) refuseDirectIo(pid);
   const ranges = new Set(found.flatMap((block) => block.mappings));
   const release = lockFiles(ram);
   try {

@@ -62,6 +62,11 @@ export interface SourceGuest {
   readonly ram: readonly RamSource[];
   /** Null: nobody writes this RAM any more, one round is all. */
   readonly tracker: DirtyTracker | null;
+  /**
+   * Set where something writes RAM that the tracker sees begin but not end, such as a disk that is read past the page
+   * cache: runs `harvest` while nothing of that kind is under way, and lets the guest go on before it settles.
+   */
+  holdTransfers?(harvest: () => Promise<void>): Promise<void>;
   /** Resolves when no vCPU runs and no write is outstanding. */
   pause(): Promise<void>;
   /** Undoes `pause`: the migration failed and the guest goes on here. */

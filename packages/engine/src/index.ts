@@ -21,6 +21,7 @@ export type {
   SourceGuest,
 } from "./guest.js";
 export { requireTracking, trackingRemedy } from "./kernel-tracking.js";
+export { directIoFiles } from "./other-writers.js";
 export { nameWholeFile, partialPath, syncFolder } from "./partial-file.js";
 export type { DestinationPeer, ListedBlock, RoundPhase, SourcePeer, SourceWord, ZeroPages } from "./peer.js";
 export { HAND_OVER_MS, LOADED_MS } from "./peer.js";

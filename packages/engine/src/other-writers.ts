@@ -3,12 +3,14 @@
  *
  * The kernel's write protection belongs to a mapping. Another process that maps
  * the same file (a vhost-user back-end) writes through a mapping of its own, and a
- * device that was given the pages (VFIO, vDPA) through none at all. Each of them would
- * lose writes in silence, so each is named before anything starts.
+ * device that was given the pages (VFIO, vDPA) through none at all. A disk that is
+ * read past the page cache (O_DIRECT) writes where the mapping counts as written
+ * from the moment it is asked: if a harvest comes before its answer, the answer goes unseen. Each of
+ * them would lose writes in silence, so each is named before anything starts.
  *
  * Only what we may look at is found: to see other users' processes takes root.
  */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { constants, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { SystemError } from "@multifd/protocol";
 import { parseMappings } from "./process-ram.js";
 
@@ -60,6 +62,35 @@ export function refuseDmaDevices(pid: number): void {
       "RAM_WRITTEN_BY_DEVICE",
       `process ${pid} has given its memory to ${target}, which writes it unseen; unplug that device before the migration`,
     );
+  }
+}
+
+/** Files that a process reads past the page cache, by name: QEMU does with cache.direct=on (cache=none, directsync). */
+export function directIoFiles(pid: number): string[] {
+  const found = new Set<string>();
+  for (const descriptor of descriptorsOf(pid)) {
+    const target = descriptorTarget(pid, descriptor);
+    if (target.startsWith("/") && (openFlags(pid, descriptor) & constants.O_DIRECT) !== 0) found.add(target);
+  }
+  return [...found];
+}
+
+/** @throws {SystemError} RAM_WRITTEN_BY_DIRECT_IO, where the process reads files past the page cache. */
+export function refuseDirectIo(pid: number): void {
+  const files = directIoFiles(pid);
+  if (files.length === 0) return;
+  throw new SystemError(
+    "RAM_WRITTEN_BY_DIRECT_IO",
+    `process ${pid} reads ${files.join(", ")} past the page cache, and what arrives in the guest's RAM while its pages are harvested would go unseen; open its disks with cache.direct=off`,
+  );
+}
+
+function openFlags(pid: number, descriptor: number): number {
+  try {
+    const flags = /^flags:\s+([0-7]+)/m.exec(readFileSync(`/proc/${pid}/fdinfo/${descriptor}`, "latin1"))?.[1];
+    return Number.parseInt(flags ?? "0", 8);
+  } catch {
+    return 0; // closed meanwhile
   }
 }
 

@@ -272,6 +272,12 @@ class SourceMigration {
     if (!(error instanceof ChannelError)) this.#failure.fail(error);
   }
 
+  /** Harvests from the running guest. Not cut short by a failure elsewhere: whoever holds transfers has to let them go. */
+  async #hold(harvest: () => Promise<void>): Promise<void> {
+    const { guest } = this.#job;
+    await (guest.holdTransfers === undefined ? this.#failure.race(harvest()) : guest.holdTransfers(harvest));
+  }
+
   /** Sends rounds while the guest runs. @returns what is left for the last round, the guest paused. */
   async #precopy(): Promise<readonly DirtyBitmap[]> {
     const { guest, onEvent } = this.#job;
@@ -286,7 +292,7 @@ class SourceMigration {
       return dirty;
     }
     const convergence = new Convergence(this.#job);
-    await this.#failure.race(tracker.start(blocks));
+    await this.#hold(() => tracker.start(blocks));
     fill();
     const running = this.#pump.sendRunning();
     running.catch(() => {}); // it has told its failure
@@ -298,7 +304,7 @@ class SourceMigration {
       await this.#closeRound("iterate");
       const elapsedMs = performance.now() - startedMs;
       const normalBytes = (sumCounters(this.#counters).normalPages - before) * this.#pageBytes;
-      this.#harvest(dirty);
+      await this.#hold(async () => this.#harvest(dirty));
       const dirtyPages = countPages(dirty);
       // A round that was kept open for the devices says nothing of the link.
       const figures = companions === null ? { normalBytes, elapsedMs } : { normalBytes: 0, elapsedMs: 0 };

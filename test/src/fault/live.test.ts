@@ -117,6 +117,13 @@ describe("a live guest between two engines", function () {
     });
   }
 
+  it("arrives byte for byte although a disk reads into its RAM behind the tracker's back", async () => {
+    const { source, destination } = await migrate({ guest: { transfers: true } });
+    assert.deepEqual([source.code, destination.code], [null, null]);
+    assert.ok(guest.contents().equals(heir.contents()), "its RAM is that of the paused guest");
+    assert.ok(source.result!.rounds >= 2);
+  });
+
   it("arrives at a destination that cannot answer, and nobody is said to have acknowledged it", async () => {
     const { source, destination } = await migrate({ terms: { returnPath: "none" } });
     assert.deepEqual([source.code, destination.code], [null, null]);

@@ -18,6 +18,8 @@ const PAGES_PER_TICK = 16;
 const TICK_MS = 1;
 /** So many writes, and one of them makes its page zero again: a page that stays as it was before is seen. */
 const CLEARED_EVERY = 5;
+/** Transfers under way at once. */
+const TRANSFERS = 64;
 const ZEROS = Buffer.alloc(PAGE_BYTES);
 
 export type WatchedGuestOptions = {
@@ -28,6 +30,8 @@ export type WatchedGuestOptions = {
   /** What a test does at the moment that the guest is asked for one more device: paused, and nothing of it sent. */
   readonly onDeviceStates?: () => Promise<void>;
   readonly onResume?: () => Promise<void>;
+  /** A disk reads into its RAM all the time: a page is marked when its transfer begins, and written when it ends. */
+  readonly transfers?: boolean;
   /** Nobody writes its RAM, and one round moves it. */
   readonly stopped?: boolean;
 };
@@ -38,10 +42,12 @@ export class WatchedGuest implements SourceGuest {
   readonly devices: readonly DeviceStateProvider[];
   /** `pause` and `resume` in the order of their calls. */
   readonly calls: ("pause" | "resume")[] = [];
+  readonly holdTransfers?: (harvest: () => Promise<void>) => Promise<void>;
   readonly #options: WatchedGuestOptions;
   readonly #block: RamBlock;
   readonly #mapping: Mapping;
   readonly #dirty: Int32Array;
+  readonly #transfers: number[] = [];
   #timer: NodeJS.Timeout | null = null;
   #writes = 0;
 
@@ -60,6 +66,12 @@ export class WatchedGuest implements SourceGuest {
       ...devices,
       ...(onDeviceStates ? [{ idstr: "hook", instanceId: 0, save: () => this.#save(onDeviceStates()) }] : []),
     ];
+    if (options.transfers) {
+      this.holdTransfers = async (harvest) => {
+        this.#endTransfers(0);
+        await harvest();
+      };
+    }
     // Every second page holds something from the start, different on each.
     const page = Buffer.alloc(PAGE_BYTES);
     for (let index = 0; index < this.#block.pageCount; index += 2) {
@@ -90,7 +102,26 @@ export class WatchedGuest implements SourceGuest {
       stamp.writeDoubleBE(++this.#writes);
       if (this.#writes % CLEARED_EVERY === 0) writeMemory(this.#mapping, page * PAGE_BYTES, ZEROS);
       else writeMemory(this.#mapping, page * PAGE_BYTES + ((this.#writes * 8) % PAGE_BYTES), stamp);
-      Atomics.or(this.#dirty, page >>> 5, 1 << (page & 31));
+      this.#mark(page);
+    }
+    if (this.#options.transfers) this.#transfer();
+  }
+
+  #mark(page: number): void {
+    Atomics.or(this.#dirty, page >>> 5, 1 << (page & 31));
+  }
+
+  /** Begins one and ends the oldest. */
+  #transfer(): void {
+    const page = (this.#writes * 31) % this.#block.pageCount;
+    this.#mark(page);
+    this.#transfers.push(page);
+    this.#endTransfers(TRANSFERS);
+  }
+
+  #endTransfers(left: number): void {
+    for (const page of this.#transfers.splice(0, this.#transfers.length - left)) {
+      writeMemory(this.#mapping, page * PAGE_BYTES, Buffer.alloc(PAGE_BYTES, `read ${this.#writes} `));
     }
   }
 
@@ -98,6 +129,7 @@ export class WatchedGuest implements SourceGuest {
     this.calls.push("pause");
     assert.ok(this.isRunning || this.tracker === null, "paused twice");
     this.#stop();
+    this.#endTransfers(0);
   }
 
   async resume(): Promise<void> {
