@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure of what the C library is built with: cc, make, zlib, zstd, ISA-L, and clang-format for `npm run check`.
+# Makes sure of what the C library is built with: cc, make, zlib, zstd, lz4, ISA-L, and clang-format for `npm run check`.
 # Does nothing, quickly, when nothing is missing; otherwise installs by apt where root or sudo without a password
 # allows, or prints the line to type and fails.
 set -u
@@ -15,12 +15,14 @@ if has_command cc && has_header stdlib.h; then
   has_header zstd.h || want libzstd-dev
   has_header zlib.h || want zlib1g-dev
   has_header isa-l.h || want libisal-dev
+  has_header lz4.h || want liblz4-dev
 else
   want gcc
   want libc6-dev
   want libzstd-dev
   want zlib1g-dev
   want libisal-dev
+  want liblz4-dev
 fi
 has_command make || want make
 has_command clang-format || want clang-format
@@ -29,7 +31,7 @@ has_command clang-format || want clang-format
 
 if ! has_command apt-get; then
   echo "multifd: this machine lacks (Debian's names):$missing" >&2
-  echo "multifd: install a C compiler, make, clang-format and the headers of zlib, zstd and ISA-L, then run this again" >&2
+  echo "multifd: install a C compiler, make, clang-format and the headers of zlib, zstd, lz4 and ISA-L, then run this again" >&2
   exit 1
 fi
 

@@ -59,9 +59,11 @@ struct mfd_packet {
   uint32_t short_header_bytes; /*  48: what receive_header reads first; 0: all at once */
   uint32_t short_flag_at;      /*  52: offset of a big-endian word in those bytes */
   uint32_t short_flag_mask;    /*  56: any of these bits: the header ends there */
-  int32_t fresh;        /*  60: from mfd_fresh_register: pages that `file` lacks are made through it; -1 */
-  uint64_t file_offset; /*  64: where the RAM block begins in `file` */
-  uint64_t reserved[7]; /*  72 */
+  int32_t fresh;         /*  60: from mfd_fresh_register: pages that `file` lacks are made through it; -1 */
+  uint64_t file_offset;  /*  64: where the RAM block begins in `file` */
+  uint32_t raw_fallback; /*  72: 1: what a codec makes hardly smaller stays as it is, and `codec` becomes 0 */
+  uint32_t unused;       /*  76 */
+  uint64_t reserved[6];  /*  80 */
   uint32_t pages[MFD_PAGES_MAX];                               /*   128 */
   uint8_t header[MFD_HEADER_MAX];                              /*  4224 */
   uint8_t payload[MFD_PAYLOAD_MAX + MFD_PAYLOAD_SLACK];        /* 12800 */
@@ -107,8 +109,8 @@ MFD_API int64_t mfd_receive_ranges(struct mfd_ranges *work);
  * normal pages, then zero pages (order kept in both), sets both counts, and, when
  * a codec is set, compresses the normal pages into `payload`. With no codec
  * payload_bytes becomes normal_pages * page_bytes, and they stay in
- * `pages_scratch`. detect_zero 0 leaves every page normal. Returns the payload's
- * bytes; -ENODATA where the file ends before a page.
+ * `pages_scratch`; so they do with `raw_fallback` where the codec saves less than a sixteenth. detect_zero 0
+ * leaves every page normal. Returns the payload's bytes; -ENODATA where the file ends before a page.
  */
 MFD_API int64_t mfd_prepare(struct mfd_packet *packet, int32_t detect_zero);
 /* Sends `header`, then what was prepared, with the codec that it was prepared for. Returns the bytes written.
@@ -140,10 +142,14 @@ MFD_API int64_t mfd_place_pages(struct mfd_packet *packet);
 
 #define MFD_CODEC_ZLIB 1
 #define MFD_CODEC_ZSTD 2
+#define MFD_CODEC_LZ4 3
+/* A zstd level of our own: frames of raw blocks, for who takes nothing but zstd. Levels above -100 and below
+ * 0 are libzstd's fast ones. */
+#define MFD_ZSTD_STORE (-100)
 /* Compressors: each packet stands alone (raw deflate ended by a sync flush, `78 01` before a context's first;
- * one zstd frame). */
+ * one zstd frame; one lz4 block, level 1). */
 MFD_API int64_t mfd_compressor_create(int32_t method, int32_t level);
-/* Decompressors: one stream over all packets of a channel, as QEMU sends it. */
+/* Decompressors: one stream over all packets of a channel, as QEMU sends it; lz4's blocks stand alone. */
 MFD_API int64_t mfd_decompressor_create(int32_t method);
 MFD_API int64_t mfd_codec_free(int32_t handle);
 
@@ -264,7 +270,7 @@ MFD_API int64_t mfd_pipe(int32_t *out);
 
 /* ---- what this build and machine offer ---- */
 
-/* Bit 0 zlib, 1 ISA-L, 2 zstd; bit 8 AVX2 in use, 9 AVX-512 in use. */
+/* Bit 0 zlib, 1 ISA-L, 2 zstd, 3 lz4; bit 8 AVX2 in use, 9 AVX-512 in use. */
 MFD_API int64_t mfd_features(void);
 /* Limits the scan to scalar code (0), AVX2 (1) or whatever the CPU has (2); for tests and benches. */
 MFD_API int64_t mfd_scan_limit(int32_t level);

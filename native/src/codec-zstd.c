@@ -11,6 +11,7 @@
 
 #ifdef MFD_HAVE_ZSTD
 #include <stdlib.h>
+#include <string.h>
 #include <zstd.h>
 
 /*
@@ -76,6 +77,45 @@ struct mfd_codec *mfd_zstd_compressor(int level) {
     return NULL;
   }
   return &zstd->codec;
+}
+
+static void put_le(uint8_t *at, uint32_t value, int bytes) {
+  for (int i = 0; i < bytes; i++)
+    at[i] = (uint8_t)(value >> 8 * i);
+}
+
+/*
+ * One frame of raw blocks: RFC 8878, 3.1.1. Magic; a descriptor that says "one segment, content size in four
+ * bytes"; that size; then blocks of at most 128 KiB behind a header of three bytes: bit 0 marks the last,
+ * type 0.
+ */
+static int64_t store(struct mfd_codec *self, const uint8_t *in, size_t bytes, uint8_t *out, size_t room) {
+  (void)self;
+  const size_t block_max = 128 * 1024;
+  const size_t blocks = (bytes + block_max - 1) / block_max;
+  if (bytes == 0 || 9 + 3 * blocks + bytes > room)
+    return MFD_E_LONG;
+  uint8_t *to = out;
+  put_le(to, 0xfd2fb528, 4);
+  to[4] = 0xa0;
+  put_le(to + 5, (uint32_t)bytes, 4);
+  to += 9;
+  while (bytes > 0) {
+    const size_t size = bytes < block_max ? bytes : block_max;
+    put_le(to, (uint32_t)size << 3 | (size == bytes), 3);
+    memcpy(to + 3, in, size);
+    to += 3 + size;
+    in += size;
+    bytes -= size;
+  }
+  return to - out;
+}
+
+struct mfd_codec *mfd_zstd_storer(void) {
+  struct zstd_codec *const zstd = calloc(1, sizeof *zstd);
+  if (zstd != NULL)
+    zstd->codec = (struct mfd_codec){.compress = store, .destroy = destroy};
+  return zstd == NULL ? NULL : &zstd->codec;
 }
 
 struct mfd_codec *mfd_zstd_decompressor(void) {

@@ -29,13 +29,24 @@ static int64_t keep(struct mfd_codec *codec) {
   return -EMFILE;
 }
 
+static int64_t create_lz4(bool compressor) {
+#ifdef MFD_HAVE_LZ4
+  return keep(compressor ? mfd_lz4_compressor() : mfd_lz4_decompressor());
+#else
+  (void)compressor;
+  return MFD_E_NO_CODEC;
+#endif
+}
+
 int64_t mfd_compressor_create(int32_t method, int32_t level) {
   if (method == MFD_CODEC_ZLIB)
     return level < 0 || level > 9 ? MFD_E_ARGUMENT : keep(mfd_zlib_compressor(level));
-  if (method != MFD_CODEC_ZSTD || level < 0 || level > 20)
+  if (method == MFD_CODEC_LZ4)
+    return level != 1 ? MFD_E_ARGUMENT : create_lz4(true);
+  if (method != MFD_CODEC_ZSTD || level < MFD_ZSTD_STORE || level > 20)
     return MFD_E_ARGUMENT;
 #ifdef MFD_HAVE_ZSTD
-  return keep(mfd_zstd_compressor(level));
+  return keep(level == MFD_ZSTD_STORE ? mfd_zstd_storer() : mfd_zstd_compressor(level));
 #else
   return MFD_E_NO_CODEC;
 #endif
@@ -44,6 +55,8 @@ int64_t mfd_compressor_create(int32_t method, int32_t level) {
 int64_t mfd_decompressor_create(int32_t method) {
   if (method == MFD_CODEC_ZLIB)
     return keep(mfd_zlib_decompressor());
+  if (method == MFD_CODEC_LZ4)
+    return create_lz4(false);
   if (method != MFD_CODEC_ZSTD)
     return MFD_E_ARGUMENT;
 #ifdef MFD_HAVE_ZSTD

@@ -15,6 +15,9 @@ int64_t mfd_features(void) {
 #ifdef MFD_HAVE_ZSTD
   bits |= 1 << 2;
 #endif
+#ifdef MFD_HAVE_LZ4
+  bits |= 1 << 3;
+#endif
   if (mfd_cpu_has_avx2())
     bits |= 1 << 8;
   if (mfd_cpu_has_avx512())

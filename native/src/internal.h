@@ -95,5 +95,8 @@ struct mfd_codec *mfd_zlib_compressor(int level);
 struct mfd_codec *mfd_zlib_decompressor(void);
 struct mfd_codec *mfd_zstd_compressor(int level);
 struct mfd_codec *mfd_zstd_decompressor(void);
+struct mfd_codec *mfd_zstd_storer(void);
+struct mfd_codec *mfd_lz4_compressor(void);
+struct mfd_codec *mfd_lz4_decompressor(void);
 
 #endif

@@ -78,8 +78,14 @@ int64_t mfd_prepare(struct mfd_packet *packet, int32_t detect_zero) {
     packet->payload_bytes = (uint32_t)pages_bytes;
     return (int64_t)pages_bytes;
   }
-  const int64_t bytes =
-      codec->compress(codec, packet->pages_scratch, pages_bytes, packet->payload, MFD_PAYLOAD_MAX);
+  // A room so small also lets lz4 give up early on what it cannot shorten.
+  const size_t room = packet->raw_fallback ? pages_bytes - pages_bytes / 16 : MFD_PAYLOAD_MAX;
+  const int64_t bytes = codec->compress(codec, packet->pages_scratch, pages_bytes, packet->payload, room);
+  if (bytes < 0 && packet->raw_fallback) {
+    packet->codec = 0;
+    packet->payload_bytes = (uint32_t)pages_bytes;
+    return (int64_t)pages_bytes;
+  }
   packet->payload_bytes = bytes < 0 ? 0 : (uint32_t)bytes;
   return bytes;
 }

@@ -176,7 +176,11 @@ static void test_moving(void) {
     if (mfd_features() & 4) {
       move_block(MFD_CODEC_ZSTD, 0, through, 128, 1);
       move_block(MFD_CODEC_ZSTD, 1, through, 32, 7);
+      move_block(MFD_CODEC_ZSTD, -5, through, 128, 1);
+      move_block(MFD_CODEC_ZSTD, MFD_ZSTD_STORE, through, 128, 3);
     }
+    if (mfd_features() & 8)
+      move_block(MFD_CODEC_LZ4, 1, through, 128, 1);
   }
 }
 
@@ -506,19 +510,53 @@ static void test_short_file(void) {
   drop_block(block);
 }
 
+/* What a codec makes hardly smaller stays as it is, where that is allowed; and is packed where it is not. */
+static void test_raw_fallback(void) {
+  const struct block block = make_block();
+  for (size_t i = 0; i < BLOCK_BYTES; i++)
+    block.at[i] = i < BLOCK_BYTES / 2 ? (uint8_t)random_word() : (uint8_t)(i >> 6);
+  struct mfd_packet *const packet = make_packet(block, -1, FILE_WRITES);
+  const int32_t methods[] = {MFD_CODEC_ZLIB, MFD_CODEC_ZSTD, MFD_CODEC_LZ4};
+  for (size_t each = 0; each < 3; each++) {
+    const int64_t codec = mfd_compressor_create(methods[each], 1);
+    if (codec == MFD_E_NO_CODEC)
+      continue;
+    CHECK(codec > 0);
+    for (uint32_t half = 0; half < 2; half++) {
+      for (uint32_t allowed = 0; allowed < 2; allowed++) {
+        for (uint32_t i = 0; i < 128; i++)
+          packet->pages[i] = half * 128 + i;
+        packet->normal_pages = 128;
+        packet->zero_pages = 0;
+        packet->codec = (uint32_t)codec;
+        packet->raw_fallback = allowed;
+        const int64_t bytes = mfd_prepare(packet, 1);
+        CHECK(bytes == packet->payload_bytes && bytes > 0);
+        const bool raw = half == 0 && allowed;
+        CHECK(packet->codec == (raw ? 0 : (uint32_t)codec));
+        if (raw)
+          CHECK(bytes == 128 * PAGE && memcmp(packet->pages_scratch, block.at, 128 * PAGE) == 0);
+      }
+    }
+    CHECK(mfd_codec_free((int32_t)codec) == 0);
+  }
+  free(packet);
+  drop_block(block);
+}
+
 /* Any bytes at all, and valid payloads with one byte changed: an answer, never a bad access. */
 static void test_hostile_payloads(void) {
   const struct block block = make_block();
   fill_block(block);
   struct mfd_packet *const out = make_packet(block, -1, FILE_WRITES);
   struct mfd_packet *const in = make_packet(block, -1, FILE_WRITES);
-  for (int32_t method = MFD_CODEC_ZLIB; method <= MFD_CODEC_ZSTD; method++) {
-    if (method == MFD_CODEC_ZSTD && !(mfd_features() & 4))
+  for (int32_t method = MFD_CODEC_ZLIB; method <= MFD_CODEC_LZ4; method++) {
+    if (!(mfd_features() & (method == MFD_CODEC_LZ4 ? 8 : method == MFD_CODEC_ZSTD ? 4 : 1)))
       continue;
     for (uint32_t round = 0; round < 300; round++) {
       int32_t sockets[2];
       CHECK(mfd_socketpair(sockets) == 0);
-      out->codec = (uint32_t)mfd_compressor_create(method, (int32_t)(round % 5));
+      out->codec = (uint32_t)mfd_compressor_create(method, method == MFD_CODEC_LZ4 ? 1 : (int32_t)(round % 5));
       in->codec = (uint32_t)mfd_decompressor_create(method);
       in->socket = sockets[1];
       for (uint32_t i = 0; i < 8; i++)
@@ -528,7 +566,7 @@ static void test_hostile_payloads(void) {
       in->normal_pages = 1 + random_word() % 8;
       CHECK(mfd_prepare(out, 0) > 0);
       if (round % 3 == 0)
-        for (uint32_t i = 2; i < out->payload_bytes; i++)
+        for (uint32_t i = method == MFD_CODEC_LZ4 ? 0 : 2; i < out->payload_bytes; i++)
           out->payload[i] = (uint8_t)random_word();
       else
         out->payload[random_word() % out->payload_bytes] ^= (uint8_t)(1u << random_word() % 8);
@@ -547,10 +585,13 @@ static void test_hostile_payloads(void) {
 }
 
 static void test_codec_handles(void) {
-  CHECK(mfd_compressor_create(0, 1) == MFD_E_ARGUMENT && mfd_decompressor_create(3) == MFD_E_ARGUMENT);
+  CHECK(mfd_compressor_create(0, 1) == MFD_E_ARGUMENT && mfd_decompressor_create(4) == MFD_E_ARGUMENT);
   CHECK(mfd_compressor_create(MFD_CODEC_ZLIB, 10) == MFD_E_ARGUMENT);
   CHECK(mfd_compressor_create(MFD_CODEC_ZLIB, -1) == MFD_E_ARGUMENT);
   CHECK(mfd_compressor_create(MFD_CODEC_ZSTD, 21) == MFD_E_ARGUMENT);
+  CHECK(mfd_compressor_create(MFD_CODEC_ZSTD, MFD_ZSTD_STORE - 1) == MFD_E_ARGUMENT);
+  CHECK(mfd_compressor_create(MFD_CODEC_LZ4, 0) == MFD_E_ARGUMENT);
+  CHECK(mfd_compressor_create(MFD_CODEC_LZ4, 2) == MFD_E_ARGUMENT);
   CHECK(mfd_codec_free(0) == MFD_E_ARGUMENT && mfd_codec_free(1025) == MFD_E_ARGUMENT);
   CHECK(mfd_codec_free(-1) == MFD_E_ARGUMENT && mfd_codec_free(5) == MFD_E_ARGUMENT);
   for (int32_t i = 0; i < 1024; i++)
@@ -812,6 +853,7 @@ int main(void) {
   test_moving();
   test_ranges();
   test_many_iovecs();
+  test_raw_fallback();
   test_hostile_payloads();
   test_sockets();
   test_descriptors();

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { randomFillSync } from "node:crypto";
 import { constants, createInflateRaw, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
 import zstd from "@mongodb-js/zstd";
-import { createCompressor, createDecompressor, freeCodec } from "./codecs.js";
+import { compressSync, uncompressSync } from "lz4-napi";
+import { createCompressor, createDecompressor, freeCodec, ZSTD_STORE_LEVEL } from "./codecs.js";
 import { nativeFeatures } from "./features.js";
 import { type Block, listPages, makeBlock, packetFrom, packetInto } from "./fixture.js";
 import { preparePacket, receivePages } from "./packet-calls.js";
@@ -175,7 +176,7 @@ describe("zstd", () => {
     assert.ok(nativeFeatures().zstd, "the C library was built without libzstd");
   });
 
-  for (const level of [0, 1, 3, 9, 20]) {
+  for (const level of [0, 1, 3, 9, 20, -5, ZSTD_STORE_LEVEL]) {
     it(`writes one complete frame per packet, which another zstd decodes alone (level ${level})`, async () => {
       const block = makeBlock(image.byteLength, image);
       const codec = createCompressor("zstd", level);
@@ -250,10 +251,83 @@ describe("zstd", () => {
   });
 });
 
+describe("lz4", () => {
+  /** lz4-napi's own form: the decoded size, then the block. */
+  const sized = (block: Uint8Array, bytes: number) => {
+    const size = Buffer.alloc(4);
+    size.writeUInt32LE(bytes);
+    return Buffer.concat([size, block]);
+  };
+  const blockOf = (bytes: Uint8Array) => compressSync(Buffer.from(bytes)).subarray(4);
+  let block: Block;
+  let codec: number;
+  before(() => {
+    assert.ok(nativeFeatures().lz4, "the C library was built without liblz4");
+  });
+  beforeEach(() => {
+    block = makeBlock(image.byteLength);
+    codec = createDecompressor("lz4");
+  });
+  afterEach(() => {
+    freeCodec(codec);
+    block.close();
+  });
+
+  it("writes one block per packet, which another lz4 decodes alone", () => {
+    const source = makeBlock(image.byteLength, image);
+    const compressor = createCompressor("lz4", 1);
+    for (const [first, count] of [
+      [0, 8],
+      [8, 1],
+      [9, 15],
+    ] as const) {
+      const payload = compress(source, compressor, first, count);
+      assert.deepEqual(uncompressSync(sized(payload, count * pageBytes)), Buffer.from(pagesOf(first, count)));
+    }
+    freeCodec(compressor);
+    source.close();
+  });
+  it("decodes what another lz4 wrote", () => {
+    for (let first = 0; first < pagesInBlock; first += 8) decode(block, codec, blockOf(pagesOf(first, 8)), first, 8);
+    assert.deepEqual(block.content(), image);
+  });
+  it("refuses a block that is cut anywhere, places nothing of it, and goes on with the next packet", () => {
+    const payload = blockOf(pagesOf(0, 4));
+    for (let cut = 1; cut < payload.length; cut += 97) {
+      const code = /^PAYLOAD_(CORRUPT|TOO_SHORT)$/;
+      assert.throws(
+        () => decode(block, codec, payload.subarray(0, cut), 0, 4),
+        (error: { code: string }) => code.test(error.code),
+      );
+    }
+    assert.ok(block.content().every((byte) => byte === 0));
+    decode(block, codec, payload, 0, 4);
+    assert.deepEqual(block.content().subarray(0, 4 * pageBytes), pagesOf(0, 4));
+  });
+  it("refuses more and less than the announced pages, by as little as a byte", () => {
+    const more = blockOf(Buffer.alloc(pageBytes + 1, 7));
+    assert.throws(() => decode(block, codec, more, 0, 1), { code: "PAYLOAD_TOO_LONG" });
+    const less = blockOf(Buffer.alloc(pageBytes - 1, 7));
+    assert.throws(() => decode(block, codec, less, 0, 1), { code: "PAYLOAD_TOO_SHORT" });
+  });
+  it("refuses a bomb", () => {
+    assert.throws(() => decode(block, codec, blockOf(Buffer.alloc(8 << 20)).subarray(0, 1 << 20), 0, 1), {
+      code: "PAYLOAD_CORRUPT",
+    });
+  });
+  it("refuses a match that reaches before the block, and bytes that are no block", () => {
+    assert.throws(() => decode(block, codec, Uint8Array.of(0x1f, 65, 0xff, 0xff, 0x00, 0x00), 0, 1), {
+      code: "PAYLOAD_CORRUPT",
+    });
+    assert.throws(() => decode(block, codec, new Uint8Array(40).fill(0xff), 0, 1), { code: "PAYLOAD_CORRUPT" });
+  });
+});
+
 describe("codec handles", () => {
   it("refuse levels out of range and handles that are not open", () => {
     for (const level of [-1, 10]) assert.throws(() => createCompressor("zlib", level), { name: "AssertionError" });
-    for (const level of [-1, 21]) assert.throws(() => createCompressor("zstd", level), { name: "AssertionError" });
+    for (const level of [-101, 21]) assert.throws(() => createCompressor("zstd", level), { name: "AssertionError" });
+    for (const level of [0, 2]) assert.throws(() => createCompressor("lz4", level), { name: "AssertionError" });
     const handle = createDecompressor("zlib");
     freeCodec(handle);
     assert.throws(() => freeCodec(handle), { name: "AssertionError" });

@@ -8,12 +8,16 @@
 import { call } from "./library.js";
 import { checked } from "./native-result.js";
 
-export type CodecMethod = "zlib" | "zstd";
+export type CodecMethod = "zlib" | "zstd" | "lz4";
 
-const methodNumber = { zlib: 1, zstd: 2 } as const satisfies Record<CodecMethod, number>;
+/** A zstd level of our own: nothing is compressed, for a destination that takes nothing but zstd. */
+export const ZSTD_STORE_LEVEL = -100;
+
+const methodNumber = { zlib: 1, zstd: 2, lz4: 3 } as const satisfies Record<CodecMethod, number>;
 
 /**
- * @param level  zlib 0 (stored) to 9, zstd 0 (the library's default, 3) to 20.
+ * @param level  zlib 0 (stored) to 9, zstd 0 (the library's default, 3) to 20, or below 0
+ *   (faster, down to -99) or ZSTD_STORE_LEVEL; lz4 1.
  * @throws {ConfigError} CODEC_NOT_BUILT.
  */
 export function createCompressor(method: CodecMethod, level: number): number {

@@ -8,6 +8,7 @@ export type NativeFeatures = {
   readonly zlib: boolean;
   readonly isal: boolean;
   readonly zstd: boolean;
+  readonly lz4: boolean;
   readonly avx2: boolean;
   readonly avx512: boolean;
 };
@@ -15,7 +16,7 @@ export type NativeFeatures = {
 export function nativeFeatures(): NativeFeatures {
   const bits = checked(call("mfd_features"), "asking for features");
   const has = (bit: number) => (bits & (1 << bit)) !== 0;
-  return { zlib: has(0), isal: has(1), zstd: has(2), avx2: has(8), avx512: has(9) };
+  return { zlib: has(0), isal: has(1), zstd: has(2), lz4: has(3), avx2: has(8), avx512: has(9) };
 }
 
 const scanLevels = { scalar: 0, avx2: 1, best: 2 } as const;

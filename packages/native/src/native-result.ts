@@ -75,7 +75,7 @@ function refusal(result: number, action: Action): Error {
     case refused.noCodec:
       return new ConfigError(
         "CODEC_NOT_BUILT",
-        `${action}: the C library was built without this codec; install libzstd-dev, then type "npm run build"`,
+        `${action}: the C library was built without this codec; install its header (libzstd-dev, liblz4-dev), then type "npm run build"`,
       );
     case refused.outside:
       return new AssertionError({ message: `${action}: an address or page lies outside its mapping or file` });

@@ -41,6 +41,7 @@ const word = {
   shortFlagAt: 13,
   shortFlagMask: 14,
   fresh: 15,
+  rawFallback: 18,
 } as const;
 
 /** Where a RAM block's pages are placed: through a file, or into a mapping where there is none. */
@@ -131,6 +132,10 @@ export class PacketBlock {
   }
   set codec(handle: number) {
     this.#words[word.codec] = handle;
+  }
+  /** What a codec makes hardly smaller stays as it is: `prepare` sets `codec` to 0 then. */
+  set rawFallback(on: boolean) {
+    this.#words[word.rawFallback] = on ? 1 : 0;
   }
   /** Bytes of `header` to send, or to receive in full. */
   get headerBytes(): number {

@@ -44,6 +44,9 @@ function codecs(): Finding[] {
     features.zstd
       ? found("zstd", "libzstd")
       : missing("zstd", "no zstd migrations", "install libzstd-dev, then npm run build"),
+    features.lz4
+      ? found("lz4", "liblz4")
+      : missing("lz4", "no lz4 migrations between two multifd", "install liblz4-dev, then npm run build"),
   ];
 }
 
