@@ -6,7 +6,15 @@
  */
 import type { Compression } from "@multifd/protocol";
 import { type Command, Option } from "commander";
-import { byteSize, compression, levelComplaint, milliseconds, uuid, wholeNumber } from "./option-values.js";
+import {
+  byteSize,
+  compression,
+  levelComplaint,
+  milliseconds,
+  qemuCompression,
+  uuid,
+  wholeNumber,
+} from "./option-values.js";
 
 /** A channel is a thread here; QEMU takes up to 255. */
 export const CHANNELS_MAX = 64;
@@ -16,9 +24,9 @@ const ROUNDS_MAX = 1_000_000;
 /** How long a source tries to reach the destination. */
 export const CONNECT_TIMEOUT_MS = 10_000;
 
-export type SharedChannelFlags = {
+export type SharedChannelFlags<Method = Compression> = {
   readonly channels: number;
-  readonly compression: Compression;
+  readonly compression: Method;
   readonly stallTimeout: number;
 };
 
@@ -53,17 +61,24 @@ export function addChannelFlags(command: Command): Command {
 
 /** As `addChannelFlags`, for commands that learn the UUID from the VM. */
 export function addSharedChannelFlags(command: Command): Command {
+  const method = new Option("--compression <method>", "none, zlib or zstd; with multifd at both ends lz4, or auto");
+  return addFlagsOfBothEnds(command, method.argParser(compression));
+}
+
+/** The same, where the other end is a QEMU whatever happens. */
+export function addQemuChannelFlags(command: Command): Command {
+  const method = new Option("--compression <method>", "none, zlib or zstd");
+  return addFlagsOfBothEnds(command, method.argParser(qemuCompression));
+}
+
+function addFlagsOfBothEnds(command: Command, method: Option): Command {
   return command
     .addOption(
       new Option("--channels <n>", "packet channels beside the main channel, the same at both ends")
         .argParser(wholeNumber(1, CHANNELS_MAX))
         .default(2),
     )
-    .addOption(
-      new Option("--compression <method>", "none, zlib or zstd, the same at both ends")
-        .argParser(compression)
-        .default("none"),
-    )
+    .addOption(method.default("none"))
     .addOption(
       new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")
         .argParser(milliseconds)

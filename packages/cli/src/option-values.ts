@@ -6,7 +6,7 @@
  * value is one clear line and exit code 2, before anything has started.
  */
 import { type Address, parseAddress } from "@multifd/channel";
-import { type Compression, MigrationError, parseUuid } from "@multifd/protocol";
+import { type Compression, MigrationError, parseUuid, type QemuCompression } from "@multifd/protocol";
 import { InvalidArgumentError } from "commander";
 import { parseBytes } from "./quantities.js";
 
@@ -51,8 +51,20 @@ export function uuid(text: string): Uint8Array {
 }
 
 export function compression(text: string): Compression {
-  if (text === "none" || text === "zlib" || text === "zstd") return text;
+  if (text === "lz4" || text === "auto" || isQemus(text)) return text;
+  throw new InvalidArgumentError("Known are none, zlib, zstd, lz4 and auto.");
+}
+
+/** Where the other end is a QEMU whatever happens. */
+export function qemuCompression(text: string): QemuCompression {
+  if (isQemus(text)) return text;
+  if (text === "lz4" || text === "auto")
+    throw new InvalidArgumentError("QEMU knows none, zlib and zstd; lz4 and auto are for two multifd.");
   throw new InvalidArgumentError("Known are none, zlib and zstd.");
+}
+
+function isQemus(text: string): text is QemuCompression {
+  return text === "none" || text === "zlib" || text === "zstd";
 }
 
 /** Collects `BLOCK=PATH`, any number of them, each block once. */
@@ -66,10 +78,11 @@ export function ramFile(text: string, previous: ReadonlyMap<string, string> | un
 }
 
 /** Highest compression level of each method. Source: QEMU 11.1, qapi/migration.json, multifd-zlib-level, multifd-zstd-level. */
-const LEVEL_MAX: Record<Compression, number> = { none: 20, zlib: 9, zstd: 20 };
+const LEVEL_MAX: Record<Exclude<Compression, "lz4">, number> = { none: 20, zlib: 9, zstd: 20, auto: 20 };
 
 /** @returns What is wrong with the level, or null. Levels mean something only together with their method. */
 export function levelComplaint(method: Compression, level: number): string | null {
+  if (method === "lz4") return level === 1 ? null : "lz4 has one level, 1";
   if (level <= LEVEL_MAX[method]) return null;
   return `${method} has levels up to ${LEVEL_MAX[method]}`;
 }

@@ -10,13 +10,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Address } from "@multifd/channel";
 import { QmpClient } from "@multifd/peer-qemu";
+import type { QemuCompression } from "@multifd/protocol";
 import { type Command, Option } from "commander";
-import { addSharedChannelFlags, addSpeedFlags, type SharedChannelFlags, type SpeedFlags } from "./channel-flags.js";
+import { addQemuChannelFlags, addSpeedFlags, type SharedChannelFlags, type SpeedFlags } from "./channel-flags.js";
 import type { OutputFlags } from "./event-output.js";
 import { addOutputFlags } from "./migration-command.js";
 import { address } from "./option-values.js";
 
-export type DrivingFlags = SharedChannelFlags &
+export type DrivingFlags = SharedChannelFlags<QemuCompression> &
   SpeedFlags &
   OutputFlags & {
     readonly qmp: string;
@@ -37,7 +38,7 @@ export function addDrivingFlags(command: Command, listener: string): Command {
       `where ${listener} listens for the channels, tcp:HOST:PORT or unix:PATH (default: a socket in a private directory, which a QEMU of another user cannot reach)`,
     ).argParser(address),
   );
-  return addOutputFlags(addSpeedFlags(addSharedChannelFlags(command)));
+  return addOutputFlags(addSpeedFlags(addQemuChannelFlags(command)));
 }
 
 /** Runs `drive` with QEMU's QMP socket and an address to meet at; closes and removes what it made. */

@@ -4,7 +4,7 @@
 import { Socket } from "node:net";
 import { MessageChannel } from "node:worker_threads";
 import { closeDescriptor, createMemfd, socketPair } from "@multifd/native";
-import type { Compression } from "@multifd/protocol";
+import type { PacketMethod } from "@multifd/protocol";
 import { PAGE, runInThread, testBlock } from "./fixture.js";
 import { createFrameLog, createPageMap } from "./frame-log.js";
 import type { ChannelResult, DeviceStateArrived } from "./messages.js";
@@ -17,7 +17,9 @@ const CHANNELS = 2;
 export const FILE_PAGE = 3;
 
 export type Options = {
-  readonly compression?: Compression;
+  readonly compression?: PacketMethod;
+  /** Where packets may bear more than that one. */
+  readonly methods?: readonly PacketMethod[];
   readonly through?: "file" | "mapping" | "fresh pages";
   readonly startsZeroed?: boolean;
   /** Where the pages go in a file of a snapshot: `struck-off` places them from page `filePage` on, `frames` appends them. */
@@ -30,7 +32,8 @@ export type Options = {
 
 /** Starts the thread; feed it, and wait for its end. */
 export function receiving(options: Options) {
-  const { compression = "none", through = "file", startsZeroed = true, blocks = [["ram", 256]], snapshot } = options;
+  const { compression = "none", methods = [compression], snapshot } = options;
+  const { through = "file", startsZeroed = true, blocks = [["ram", 256]] } = options;
   const [near, far] = socketPair();
   const writer = new Socket({ fd: far });
   writer.on("error", () => {}); // the thread may end before it has read all
@@ -51,7 +54,7 @@ export function receiving(options: Options) {
     channel: CHANNEL,
     descriptor: near,
     pageBytes: PAGE,
-    compression,
+    methods,
     blocks: opened.map(({ name, descriptor, lengthBytes, mapping, fresh }, index) => ({
       name,
       lengthBytes,

@@ -22,6 +22,7 @@ import {
   encodeRamPacketHeader,
   methodFlag,
   PACKET_DEVICE_STATE,
+  type PacketMethod,
   putPageOffsets,
   RAM_PACKET_HEADER_BYTES,
   type RamPacketHeader,
@@ -98,7 +99,7 @@ export type WirePacket = RamPacketHeader & { readonly pages: readonly number[]; 
 export type WireDeviceState = { readonly device: string; readonly instanceId: number; readonly state: Buffer };
 
 /** Takes a channel's bytes apart; every byte must belong to a packet. */
-export function takeApart(wire: Buffer, method: "none" | "zlib" | "zstd"): (WirePacket | WireDeviceState)[] {
+export function takeApart(wire: Buffer, ...methods: readonly PacketMethod[]): (WirePacket | WireDeviceState)[] {
   const view = new DataView(wire.buffer, wire.byteOffset, wire.byteLength);
   const packets: (WirePacket | WireDeviceState)[] = [];
   for (let at = 0; at < wire.length; ) {
@@ -112,7 +113,7 @@ export function takeApart(wire: Buffer, method: "none" | "zlib" | "zstd"): (Wire
     }
     const header = decodeRamPacketHeader(view, at);
     checkPageCounts(header, 128);
-    const payloadBytes = checkPayload(header, method, PAGE);
+    const payloadBytes = checkPayload(header, methods, PAGE);
     const offset = (slot: number) => Number(wire.readBigUInt64BE(at + RAM_PACKET_HEADER_BYTES + 8 * slot));
     const pages = Array.from({ length: header.normalPages + header.zeroPages }, (_, slot) => offset(slot) / PAGE);
     at += ramPacketBytes(PAGE);
@@ -131,7 +132,7 @@ type Fields = {
   readonly normal?: readonly number[];
   readonly zero?: readonly number[];
   readonly payload?: Uint8Array;
-  readonly method?: "none" | "zlib" | "zstd";
+  readonly method?: PacketMethod;
   /** What differs from an honest header. */
   readonly header?: Partial<RamPacketHeader>;
   /** Byte offsets that replace those of the first pages. */

@@ -1,7 +1,7 @@
 /**
  * Frame sender: turns a frame of a compressed snapshot into a packet.
  *
- * Where packets are zstd, too, and every page of the frame counts, the frame's own
+ * Where packets may be zstd, too, and every page of the frame counts, the frame's own
  * bytes are the payload: a destination takes one complete zstd frame per packet,
  * and nothing is decoded here. Otherwise the frame is decoded into its window, and
  * the pages that count go through the same mill as any others.
@@ -10,23 +10,24 @@ import { type PacketBlock, preparePacket } from "@multifd/native";
 import { FRAME_KIND, FRAME_UNIT_BYTES, ProtocolError } from "@multifd/protocol";
 import { type Frame, type FrameDue, FrameReader } from "./frame-reader.js";
 import type { SendTask } from "./messages.js";
+import type { SendCodecs } from "./send-codecs.js";
 
 export class FrameSender {
   readonly #task: SendTask;
   readonly #packet: PacketBlock;
-  readonly #codec: number;
+  readonly #codecs: SendCodecs;
   readonly #reader: FrameReader;
   readonly #pageMaps: readonly Int32Array[];
   readonly #numbers: Uint32Array;
 
   /**
    * @param packet  Lent: `prepare` leaves it ready to be sent.
-   * @param codec   The channel's compressor; 0 for none.
+   * @param codecs  The channel's own.
    */
-  constructor(task: SendTask, packet: PacketBlock, codec: number) {
+  constructor(task: SendTask, packet: PacketBlock, codecs: SendCodecs) {
     this.#task = task;
     this.#packet = packet;
-    this.#codec = codec;
+    this.#codecs = codecs;
     this.#reader = new FrameReader(task.frames!, packet);
     this.#pageMaps = task.blocks.map(({ pageMap = new SharedArrayBuffer(0) }) => new Int32Array(pageMap));
     this.#numbers = new Uint32Array(packet.pages.length);
@@ -44,7 +45,7 @@ export class FrameSender {
    * @throws {ProtocolError} SNAPSHOT_DAMAGED, SNAPSHOT_CUT.
    */
   prepare(index: number, unit: number, live: number): Uint32Array {
-    const { pageBytes, compression, blocks } = this.#task;
+    const { pageBytes, blocks } = this.#task;
     const { lengthBytes } = blocks[index]!;
     const reader = this.#reader;
     const due: FrameDue = { unit, kind: FRAME_KIND.pages, block: index, pageBytes, pageCount: lengthBytes / pageBytes };
@@ -57,8 +58,8 @@ export class FrameSender {
         "SNAPSHOT_DAMAGED",
         `frame at byte ${unit * FRAME_UNIT_BYTES}: the index names ${live} pages in it, it has ${kept} of them; the file is damaged`,
       );
-    if (compression === "zstd" && live === frame.pages.length) {
-      packet.codec = this.#codec;
+    if (this.#codecs.zstd !== 0 && live === frame.pages.length) {
+      packet.codec = this.#codecs.zstd;
       packet.normalPages = live;
       packet.zeroPages = 0;
       packet.payloadBytes = frame.payloadBytes;
@@ -67,7 +68,7 @@ export class FrameSender {
     const slots = packet.pages.slice(0, live);
     reader.decode(due, frame);
     packet.pages.set(slots);
-    packet.codec = this.#codec;
+    packet.codec = this.#codecs.next();
     packet.normalPages = live;
     packet.zeroPages = 0;
     preparePacket(packet, true);

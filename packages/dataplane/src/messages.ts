@@ -8,7 +8,7 @@
  */
 import type { MessagePort } from "node:worker_threads";
 import type { Mapping, PlaceTarget } from "@multifd/native";
-import type { Compression, ErrorDescription } from "@multifd/protocol";
+import type { Compression, ErrorDescription, PacketMethod } from "@multifd/protocol";
 import type { FrameLog } from "./frame-log.js";
 
 /** The first task of every thread. */
@@ -37,6 +37,8 @@ export type SendTask = {
   readonly descriptor: number;
   readonly pageBytes: number;
   readonly compression: Compression;
+  /** Those that a packet may bear; more than one after a hello only. */
+  readonly methods: readonly PacketMethod[];
   /** For the method; 0 where it takes none. */
   readonly level: number;
   readonly blocks: readonly SendBlock[];
@@ -71,7 +73,8 @@ export type ReceiveTask = {
   /** Borrowed: the coordinator shuts it down and closes it. */
   readonly descriptor: number;
   readonly pageBytes: number;
-  readonly compression: Compression;
+  /** Those that a packet may bear; more than one after a hello only. */
+  readonly methods: readonly PacketMethod[];
   readonly blocks: readonly ReceiveBlock[];
   /** `SyncBarrier.shared`; its number of channels. */
   readonly barrier: SharedArrayBuffer;
@@ -89,7 +92,8 @@ type RelayTask = {
   /** Borrowed: the coordinator shuts it down and closes it. */
   readonly descriptor: number;
   readonly pageBytes: number;
-  readonly compression: Compression;
+  /** Those that a packet may bear; more than one after a hello only. */
+  readonly methods: readonly PacketMethod[];
   readonly blocks: readonly { readonly name: string; readonly lengthBytes: number }[];
   /** `RelaySlots.shared`; the channels of both sides, which it was made for. */
   readonly slots: SharedArrayBuffer;
@@ -108,6 +112,7 @@ export type RelayReceiveTask = RelayTask & {
 
 export type RelaySendTask = RelayTask & {
   readonly side: "outgoing";
+  readonly compression: Compression;
   /** For the method; 0 where it takes none. */
   readonly level: number;
 };

@@ -7,12 +7,11 @@
  * where it goes, guest RAM or a relay's slot.
  *
  * Hot path: one call into C per header, and the fields below are set anew by each
- * `next`. Owns its packet block and the decompressor; used by one thread.
+ * `next`. Owns its packet block and the decompressors; used by one thread.
  */
 import { createDecompressor, freeCodec, PacketBlock, receiveBytes, receiveHeader } from "@multifd/native";
 import {
   ChannelError,
-  type Compression,
   checkDeviceStatePacket,
   checkNoDuplicates,
   checkPageCounts,
@@ -22,8 +21,11 @@ import {
   decodeDeviceStatePacket,
   decodePacketFlags,
   decodeRamPacketHeader,
+  methodFlag,
   PACKET_DEVICE_STATE,
+  PACKET_METHOD_MASK,
   PACKET_SYNC,
+  type PacketMethod,
   ProtocolError,
   packetPagesMax,
   RAM_PACKET_HEADER_BYTES,
@@ -34,7 +36,8 @@ import {
 export type IntakeTerms = {
   readonly descriptor: number;
   readonly pageBytes: number;
-  readonly compression: Compression;
+  /** Those that a packet may bear; more than one after a hello only. */
+  readonly methods: readonly PacketMethod[];
   readonly blocks: readonly { readonly name: string; readonly lengthBytes: number }[];
   /** Largest state of one device-state packet that is taken. */
   readonly deviceStateBytesMax: number;
@@ -46,8 +49,8 @@ const FLAGS_AT = 8;
 export class PacketIntake {
   /** `header` as it came; `pages` the page indexes, normal pages first, then zero pages. */
   readonly packet = new PacketBlock();
-  /** Handle of the channel's decompressor; 0 for none. */
-  readonly codec: number;
+  /** Handle of the packet's decompressor; 0 for none. */
+  codec = 0;
   /** Not null: this packet is a device's state, and the fields below mean nothing. */
   deviceState: DeviceStatePacket | null = null;
   /** Index of the RAM block; means nothing in a packet without pages. */
@@ -61,15 +64,19 @@ export class PacketIntake {
   readonly #terms: IntakeTerms;
   readonly #pagesMax: number;
   readonly #scratch: Uint32Array;
+  /** By the method's bits in a packet's flags. */
+  readonly #codecs: ReadonlyMap<number, number>;
   readonly #blockIndexes: ReadonlyMap<string, number>;
 
   constructor(terms: IntakeTerms) {
-    const { descriptor, pageBytes, compression, blocks } = terms;
+    const { descriptor, pageBytes, methods, blocks } = terms;
     this.#terms = terms;
     this.#pagesMax = packetPagesMax(pageBytes);
     this.#scratch = new Uint32Array(this.#pagesMax);
     this.#blockIndexes = new Map(blocks.map((block, index) => [block.name, index]));
-    this.codec = compression === "none" ? 0 : createDecompressor(compression);
+    this.#codecs = new Map(
+      methods.map((method) => [methodFlag(method), method === "none" ? 0 : createDecompressor(method)]),
+    );
     this.packet.socket = descriptor;
     this.packet.pageBytes = pageBytes;
     this.packet.headerBytes = ramPacketBytes(pageBytes);
@@ -77,7 +84,7 @@ export class PacketIntake {
   }
 
   free(): void {
-    if (this.codec !== 0) freeCodec(this.codec);
+    for (const codec of this.#codecs.values()) if (codec !== 0) freeCodec(codec);
   }
 
   /**
@@ -103,14 +110,15 @@ export class PacketIntake {
 
   #takeRamHeader(): void {
     const { headerView, pages } = this.packet;
-    const { pageBytes, compression, blocks } = this.#terms;
+    const { pageBytes, methods, blocks } = this.#terms;
     const header = decodeRamPacketHeader(headerView, 0);
     checkPageCounts(header, this.#pagesMax);
-    this.payloadBytes = checkPayload(header, compression, pageBytes);
+    this.payloadBytes = checkPayload(header, methods, pageBytes);
     this.normalPages = header.normalPages;
     this.zeroPages = header.zeroPages;
     const count = header.normalPages + header.zeroPages;
     if (count === 0) return;
+    this.codec = this.#codecs.get(header.flags & PACKET_METHOD_MASK)!;
     this.block = this.#findBlock(header.ramBlock);
     const { lengthBytes, name } = blocks[this.block]!;
     if (lengthBytes === 0) throw takesNoPage(name);

@@ -5,28 +5,14 @@
  * destination takes them in packets at all is between it and the source.
  *
  * Blocks in send(2) and for a full slot; the coordinator ends it by shutting the
- * socket down and giving the slots up. Owns its packet block and codec context.
+ * socket down and giving the slots up. Owns its packet block and codecs.
  */
-import {
-  createCompressor,
-  freeCodec,
-  PacketBlock,
-  preparePacket,
-  readMemory,
-  sendBytes,
-  sendPacket,
-} from "@multifd/native";
-import {
-  describeError,
-  methodFlag,
-  PACKET_GUEST_BYTES,
-  packetPagesMax,
-  placeError,
-  ramPacketBytes,
-} from "@multifd/protocol";
+import { PacketBlock, preparePacket, readMemory, sendBytes, sendPacket } from "@multifd/native";
+import { describeError, PACKET_GUEST_BYTES, packetPagesMax, placeError, ramPacketBytes } from "@multifd/protocol";
 import type { ChannelResult, RelaySendTask } from "./messages.js";
 import { putRamHeader, putSyncHeader } from "./packet-header.js";
 import { pagesInOrder, RelaySlots, SLOT_BYTES, SLOT_CLAIM, slotAddresses } from "./relay-slots.js";
+import { SendCodecs } from "./send-codecs.js";
 import { COUNTER } from "./shared-words.js";
 
 const SLOT_GUEST_BYTES = BigInt(PACKET_GUEST_BYTES);
@@ -49,7 +35,7 @@ export function runRelaySend(task: RelaySendTask): ChannelResult {
 class RelaySender {
   readonly #task: RelaySendTask;
   readonly #packet = new PacketBlock();
-  readonly #codec: number;
+  readonly #codecs: SendCodecs;
   readonly #pagesMax: number;
   readonly #slots: RelaySlots;
   readonly #addresses: readonly bigint[];
@@ -59,14 +45,14 @@ class RelaySender {
   #syncs = 0;
 
   constructor(task: RelaySendTask) {
-    const { compression, level, pageBytes } = task;
+    const { pageBytes } = task;
     this.#task = task;
     this.#pagesMax = packetPagesMax(pageBytes);
     this.#slots = new RelaySlots(task.allChannels, this.#pagesMax, task.slots);
     this.#addresses = slotAddresses(task.memory);
     this.#counters = new Float64Array(task.counters);
     this.#countersAt = task.channel * COUNTER.words;
-    this.#codec = compression === "none" ? 0 : createCompressor(compression, level);
+    this.#codecs = new SendCodecs(task, this.#packet);
     this.#packet.socket = task.descriptor;
     this.#packet.pageBytes = pageBytes;
     this.#packet.headerBytes = ramPacketBytes(pageBytes);
@@ -74,7 +60,7 @@ class RelaySender {
   }
 
   free(): void {
-    if (this.#codec !== 0) freeCodec(this.#codec);
+    this.#codecs.free();
   }
 
   /** Sends one slot, or the SYNC that closes the round. @returns false when told to give up. */
@@ -99,12 +85,12 @@ class RelaySender {
     const packet = this.#packet;
     const { block, normalPages, zeroPages } = this.#contents;
     packet.readFromMapping(this.#addresses[slot]!, SLOT_GUEST_BYTES);
-    packet.codec = this.#codec;
+    packet.codec = this.#codecs.next();
     packet.normalPages = normalPages;
     packet.zeroPages = 0;
     preparePacket(packet, false);
     const header = {
-      flags: methodFlag(this.#task.compression),
+      flags: this.#codecs.flag(packet.codec),
       pagesMax: this.#pagesMax,
       normalPages,
       payloadBytes: packet.payloadBytes,

@@ -10,7 +10,7 @@ import {
   socketPair,
   unmap,
 } from "@multifd/native";
-import { type Compression, encodeDeviceStatePacket } from "@multifd/protocol";
+import { encodeDeviceStatePacket, type PacketMethod } from "@multifd/protocol";
 import { filledPage, PAGE, ramPacket, ramPackets, runInThread, takeApart, type WireDeviceState } from "./fixture.js";
 import type { ChannelResult } from "./messages.js";
 import { DEVICE_STATE_RELAY_MAX, RelaySlots, SLOT_BYTES } from "./relay-slots.js";
@@ -21,7 +21,7 @@ const SYNC = ramPacket({ header: { flags: 1, pagesMax: 0, ramBlock: "" } });
 const FIRST_PAGES = Array.from({ length: 128 }, (_, page) => page);
 
 /** One channel in, one channel out; the test is source, coordinator and destination. */
-function relaying(toCompression: Compression = "none") {
+function relaying(toCompression: PacketMethod = "none") {
   const [inNear, inFar] = socketPair();
   const [outNear, outFar] = socketPair();
   const slots = new RelaySlots(2, 128);
@@ -44,7 +44,7 @@ function relaying(toCompression: Compression = "none") {
       ...shared,
       side: "incoming",
       descriptor: inNear,
-      compression: "none",
+      methods: ["none"],
       barrier: barrier.shared,
       channels: 1,
       counters: taken,
@@ -52,7 +52,15 @@ function relaying(toCompression: Compression = "none") {
   });
   const sender = runInThread<ChannelResult>({
     kind: "relay-send",
-    task: { ...shared, side: "outgoing", descriptor: outNear, compression: toCompression, level: 1, counters: sent },
+    task: {
+      ...shared,
+      side: "outgoing",
+      descriptor: outNear,
+      compression: toCompression,
+      methods: [toCompression],
+      level: 1,
+      counters: sent,
+    },
   });
   const source = new Socket({ fd: inFar });
   source.on("error", () => {}); // the thread may end before it has read all

@@ -74,6 +74,7 @@ describe("send channel", () => {
         descriptor: near,
         pageBytes: 4096,
         compression,
+        methods: [compression],
         level: 1,
         blocks: sendBlocks().map((block, index) =>
           frames && index === 0 ? { ...block, pageMap: frames.pageMap } : block,
@@ -298,7 +299,7 @@ describe("send channel", () => {
     const task = { channel: 3, descriptor: near, pageBytes: 4096, compression: "none", level: 0 } as const;
     const result = await runInThread<ChannelResult>({
       kind: "send",
-      task: { ...task, blocks: sendBlocks(), ring: ring.shared, stage: stage.shared, counters },
+      task: { ...task, methods: ["none"], blocks: sendBlocks(), ring: ring.shared, stage: stage.shared, counters },
     });
     assert.ok(!result.ok);
     assert.equal(result.error.code, "CHANNEL_BROKEN");

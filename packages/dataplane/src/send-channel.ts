@@ -9,22 +9,16 @@
  * marked for the main channel instead, and a packet left empty is not sent.
  *
  * Blocks in send(2) and in Atomics.wait; the coordinator ends it by shutting the
- * socket down and stopping the ring. Owns its packet block and codec context.
+ * socket down and stopping the ring. Owns its packet block and codecs.
  */
-import { createCompressor, freeCodec, PacketBlock, preparePacket, sendBytes, sendPacket } from "@multifd/native";
-import {
-  describeError,
-  encodeDeviceStatePacket,
-  methodFlag,
-  packetPagesMax,
-  placeError,
-  ramPacketBytes,
-} from "@multifd/protocol";
+import { PacketBlock, preparePacket, sendBytes, sendPacket } from "@multifd/native";
+import { describeError, encodeDeviceStatePacket, packetPagesMax, placeError, ramPacketBytes } from "@multifd/protocol";
 import { DeviceStage } from "./device-stage.js";
 import { FrameSender } from "./frame-sender.js";
 import type { ChannelResult, SendTask } from "./messages.js";
 import { putRamHeader, putSyncHeader } from "./packet-header.js";
 import { CLAIM, PACKET_KIND, PacketRing } from "./packet-ring.js";
+import { SendCodecs } from "./send-codecs.js";
 import { COUNTER } from "./shared-words.js";
 import { markZeroPages } from "./zero-marks.js";
 
@@ -55,7 +49,7 @@ class PacketSender {
   readonly #countersAt: number;
   readonly #pagesMax: number;
   readonly #claimed = { kind: 0, block: 0, count: 0 };
-  readonly #codec: number;
+  readonly #codecs: SendCodecs;
   readonly #lengths: readonly bigint[];
   readonly #offsets: readonly bigint[];
   /** Made for the first frame. */
@@ -64,7 +58,7 @@ class PacketSender {
   readonly #zeroMarks: readonly (Int32Array | null)[];
 
   constructor(task: SendTask) {
-    const { compression, level, pageBytes } = task;
+    const { pageBytes } = task;
     this.#task = task;
     this.#lengths = task.blocks.map((block) => BigInt(block.lengthBytes));
     this.#offsets = task.blocks.map((block) => BigInt(block.fileOffsetBytes));
@@ -74,14 +68,14 @@ class PacketSender {
     this.#stage = new DeviceStage(task.stage);
     this.#counters = new Float64Array(task.counters);
     this.#countersAt = task.channel * COUNTER.words;
-    this.#codec = compression === "none" ? 0 : createCompressor(compression, level);
+    this.#codecs = new SendCodecs(task, this.#packet);
     this.#packet.socket = task.descriptor;
     this.#packet.pageBytes = pageBytes;
     this.#packet.headerBytes = ramPacketBytes(pageBytes);
   }
 
   free(): void {
-    if (this.#codec !== 0) freeCodec(this.#codec);
+    this.#codecs.free();
     this.#frames?.free();
   }
 
@@ -121,7 +115,7 @@ class PacketSender {
     const packet = this.#packet;
     const block = this.#task.blocks[this.#claimed.block]!;
     packet.readFromFile(block.file, this.#offsets[this.#claimed.block]!, this.#lengths[this.#claimed.block]!);
-    packet.codec = this.#codec;
+    packet.codec = this.#codecs.next();
     packet.normalPages = this.#claimed.count;
     packet.zeroPages = 0;
     preparePacket(packet, true);
@@ -139,7 +133,7 @@ class PacketSender {
   }
 
   #sendFrame(): void {
-    this.#frames ??= new FrameSender(this.#task, this.#packet, this.#codec);
+    this.#frames ??= new FrameSender(this.#task, this.#packet, this.#codecs);
     const [unit, live] = this.#packet.pages;
     this.#sendSplit(this.#frames.prepare(this.#claimed.block, unit!, live!));
   }
@@ -161,7 +155,7 @@ class PacketSender {
       zeroPages = 0;
     }
     const header = {
-      flags: methodFlag(this.#task.compression),
+      flags: this.#codecs.flag(packet.codec),
       pagesMax: this.#pagesMax,
       normalPages,
       payloadBytes: packet.payloadBytes,

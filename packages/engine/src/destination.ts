@@ -26,6 +26,7 @@ import { DeviceLoading } from "./device-loading.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
 import type { DestinationGuest, DeviceName } from "./guest.js";
+import { packetMethods } from "./packet-methods.js";
 import { type DestinationPeer, HAND_OVER_MS, type RoundPhase } from "./peer.js";
 import { PlacedRam } from "./placed-ram.js";
 import { ProgressMeter } from "./progress-meter.js";
@@ -167,6 +168,7 @@ class DestinationMigration {
 
   async #start(blocks: readonly RamBlock[]): Promise<void> {
     const { guest, peer, compression, onEvent } = this.#job;
+    const methods = packetMethods(compression, peer.packetMethods, peer.name);
     const placements = await guest.placeRam(blocks);
     const pageBytes = blocks[0]!.pageBytes;
     this.#ram = new PlacedRam(placements, pageBytes);
@@ -181,7 +183,7 @@ class DestinationMigration {
         channel: index,
         descriptor: channel.descriptor,
         pageBytes,
-        compression,
+        methods,
         blocks: receiveBlocks,
         barrier: this.#barrier.shared,
         channels: peer.channels,

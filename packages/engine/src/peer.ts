@@ -9,6 +9,7 @@
  */
 import type { Channel } from "@multifd/channel";
 import type { RamBlock } from "@multifd/memory";
+import type { PacketMethod } from "@multifd/protocol";
 import type { DevicePart } from "./guest.js";
 
 /** A RAM block as a source lists it. */
@@ -42,7 +43,9 @@ export interface SourcePeer {
   connect(signal: AbortSignal): Promise<readonly Channel[]>;
   /** Whether the destination of these devices takes zero pages in packets, or only from `closeRound`. */
   zeroPagesGo(devices: DevicePart | null): "in-packets" | "on-main";
-  /** Says what will come, up to the list of RAM blocks. `devices` is null where only RAM moves. */
+  /** After `begin`: the methods that packets may bear each on its own; null where all bear the one that is configured. */
+  readonly packetMethods: readonly PacketMethod[] | null;
+  /** Says what will come, up to the list of RAM blocks. `devices` is null where only RAM moves. Call after `verdict`. */
   begin(blocks: readonly ListedBlock[], devices: DevicePart | null): Promise<void>;
   /**
    * Every channel has written the SYNC that closes a round: says so on the main channel, behind the round's
@@ -93,6 +96,8 @@ export interface DestinationPeer {
   readonly mainBytes: number;
   /** Waits for the main channel and every channel; the result is ordered by channel number. */
   accept(signal: AbortSignal): Promise<readonly Channel[]>;
+  /** After `ram-blocks`: the methods that packets may bear each on its own; null where all bear the one that is configured. */
+  readonly packetMethods: readonly PacketMethod[] | null;
   /** What the source says. Ends after `devices`, and throws where the stream breaks. */
   words(): AsyncIterator<SourceWord>;
   /** Tells the source that the guest is ours. @returns false where it did not ask to be told. */

@@ -9,6 +9,7 @@
  */
 import type { Channel } from "@multifd/channel";
 import type { RamBlock } from "@multifd/memory";
+import type { PacketMethod } from "@multifd/protocol";
 import type { RoundPhase } from "./peer.js";
 
 /** What a source says on its main channel, as far as a relay must act on it. */
@@ -31,6 +32,11 @@ export interface RelayPeer {
   /** For events: `source at …`, `destination at …`. */
   readonly names: { readonly source: string; readonly destination: string };
   readonly channels: { readonly source: number; readonly destination: number };
+  /** Of each side, after `ram-blocks`, as a `SourcePeer`'s and a `DestinationPeer`'s. */
+  readonly packetMethods: {
+    readonly source: readonly PacketMethod[] | null;
+    readonly destination: readonly PacketMethod[] | null;
+  };
   /** Bytes of each main channel so far, both ways. */
   readonly mainBytes: { readonly source: number; readonly destination: number };
   /** Whether the source has asked to be told how it ends; known when its words have ended. */

@@ -25,6 +25,7 @@ import { closeDescriptor, createMemfd, type Mapping, mapFile, unmap } from "@mul
 import { ChannelError, type Compression, MigrationError, packetPagesMax, placeError } from "@multifd/protocol";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
+import { packetMethods } from "./packet-methods.js";
 import type { RoundPhase } from "./peer.js";
 import { ProgressMeter } from "./progress-meter.js";
 import type { RelayPeer, RelayWord } from "./relay-peer.js";
@@ -179,6 +180,8 @@ class Relay {
   #start(blocks: readonly RamBlock[]): void {
     const { compression, toCompression, toLevel, onEvent, peer } = this.#job;
     const { pageBytes } = blocks[0]!;
+    const methods = packetMethods(compression, peer.packetMethods.source, peer.names.source);
+    const toMethods = packetMethods(toCompression, peer.packetMethods.destination, peer.names.destination);
     const allChannels = peer.channels.source + peer.channels.destination;
     const slots = new RelaySlots(allChannels, packetPagesMax(pageBytes));
     const memory = mapSlots(slots);
@@ -192,14 +195,21 @@ class Relay {
         ...shared,
         ...channel,
         side: "incoming",
-        compression,
+        methods,
         barrier: this.#barrier.shared,
         channels: peer.channels.source,
       }),
       (error) => this.#failure.fail(placeError(error, peer.names.source)),
     );
     this.#outgoing.start(
-      (channel) => ({ ...shared, ...channel, side: "outgoing", compression: toCompression, level: toLevel }),
+      (channel) => ({
+        ...shared,
+        ...channel,
+        side: "outgoing",
+        compression: toCompression,
+        methods: toMethods,
+        level: toLevel,
+      }),
       (error) => this.#outgoingFailed(placeError(error, peer.names.destination)),
     );
     this.#waitingFor = "passing packets on";

@@ -23,6 +23,8 @@
  *
  * Runs on the coordinator thread; owns the channels and the threads.
  */
+
+import type { Channel } from "@multifd/channel";
 import {
   createCounters,
   createZeroMarks,
@@ -51,6 +53,7 @@ import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome
 import { FirstFailure } from "./first-failure.js";
 import type { DevicePart, SourceGuest } from "./guest.js";
 import { Pacer } from "./pacer.js";
+import { packetMethods } from "./packet-methods.js";
 import type { RoundPhase, SourcePeer, ZeroPages } from "./peer.js";
 import { ProgressMeter } from "./progress-meter.js";
 import { RoundPublisher } from "./round-publisher.js";
@@ -111,6 +114,7 @@ class SourceMigration {
   readonly #pacer: Pacer;
   readonly #meter: ProgressMeter;
   readonly #threads: ChannelThreads;
+  #channels: readonly Channel[] = [];
   #phase: Phase = "running";
   /** What is being done, for messages. */
   #step = "connecting";
@@ -185,6 +189,7 @@ class SourceMigration {
 
     this.#step = "setting up";
     await this.#failure.race(peer.begin(blocks, devices));
+    this.#startChannels();
     await this.#sendIntroduction();
     this.#meter.start();
     await this.#sendLast(await this.#precopy());
@@ -236,10 +241,15 @@ class SourceMigration {
   }
 
   async #connect(): Promise<void> {
-    const { peer, guest, onEvent, compression, level } = this.#job;
+    const { peer, onEvent } = this.#job;
+    this.#channels = await this.#failure.race(peer.connect(this.#abort.signal));
+    onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
+  }
+
+  #startChannels(): void {
+    const { peer, guest, compression, level } = this.#job;
+    const methods = packetMethods(compression, peer.packetMethods, peer.name);
     const frames = guest.ram.find(({ pageMap }) => pageMap !== undefined)?.descriptor;
-    const channels = await this.#failure.race(peer.connect(this.#abort.signal));
-    onEvent({ event: "connected", peer: peer.name, channels: channels.length });
     const blocks = guest.ram.map(({ block, descriptor, offsetBytes, pageMap }, index) => ({
       name: block.name,
       file: pageMap ? -1 : descriptor,
@@ -248,12 +258,13 @@ class SourceMigration {
       zeroMarks: this.#zeroMarks?.[index] ?? null,
       ...(pageMap && { pageMap }),
     }));
-    const tasks = channels.map(
+    const tasks = this.#channels.map(
       (channel, index): SendTask => ({
         channel: index,
         descriptor: channel.descriptor,
         pageBytes: this.#pageBytes,
         compression,
+        methods,
         level,
         blocks,
         ...(frames !== undefined && { frames }),
@@ -262,7 +273,7 @@ class SourceMigration {
         counters: this.#counters,
       }),
     );
-    this.#threads.start(channels, tasks, (error) => this.#channelFailed(error));
+    this.#threads.start(this.#channels, tasks, (error) => this.#channelFailed(error));
   }
 
   /** When the destination goes away for a reason it says so on the main channel: wait a little for that word. */
@@ -430,6 +441,7 @@ class SourceMigration {
     this.#ring.stop(acknowledged ? "end" : "giveUp");
     if (!acknowledged) this.#threads.shutDown();
     await this.#threads.close();
+    for (const channel of this.#channels) channel.close(); // those that no thread was started for
     await this.#job.guest.tracker?.stop();
   }
 

@@ -11,13 +11,18 @@ import type { DestinationPeer, SourceWord } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import {
   CAPABILITY_IGNORE_SHARED,
+  type Compression,
   decodeMainStream,
   dropCapability,
+  encodeHelloAnswer,
   encodePong,
   encodeShut,
+  HELLO_PING,
   type MainEvent,
+  type PacketMethod,
   ProtocolError,
 } from "@multifd/protocol";
+import { announcedMethods, helloMethods } from "./hello-methods.js";
 import { describeBlocks } from "./ram-block-list.js";
 import { type Connections, Reception, type ReceptionTerms } from "./reception.js";
 import { CONFIRM_VALUE } from "./source-peer.js";
@@ -30,6 +35,8 @@ type Command = Extract<MainEvent, { kind: "command" }>;
 type Configuration = Extract<MainEvent, { kind: "configuration" }>;
 
 export type QemuDestinationTerms = ReceptionTerms & {
+  /** As in `DestinationJob`: for lz4 and auto a source that asks for a hello gets one. */
+  readonly compression?: Compression;
   /**
    * RAM blocks that the source leaves out of its stream (capability x-ignore-shared), for their bytes are here
    * already. Left out: a source that leaves any out is refused.
@@ -48,11 +55,17 @@ export class QemuDestinationPeer implements DestinationPeer {
   #blocks: readonly RamBlock[] = [];
   #indexes: ReadonlyMap<string, number> = new Map();
   readonly #pairing = new SyncPairing();
+  /** What we say hello for; null where we keep to QEMU's wire. */
+  readonly #ours: readonly PacketMethod[] | null;
+  /** What we answered a source with; null before, and once it has said its own hello. */
+  #offered: readonly PacketMethod[] | null = null;
+  #packetMethods: readonly PacketMethod[] | null = null;
 
-  private constructor(reception: Reception, { channels, sharedBlocks }: QemuDestinationTerms) {
+  private constructor(reception: Reception, { channels, sharedBlocks, compression = "none" }: QemuDestinationTerms) {
     this.#reception = reception;
     this.#sharedBlocks = sharedBlocks ?? null;
     this.channels = channels;
+    this.#ours = helloMethods(compression);
   }
 
   /** @throws {SystemError} when the address cannot be listened on. */
@@ -73,6 +86,10 @@ export class QemuDestinationPeer implements DestinationPeer {
     return this.#main?.wireBytes ?? 0;
   }
 
+  get packetMethods(): readonly PacketMethod[] | null {
+    return this.#packetMethods;
+  }
+
   async accept(signal: AbortSignal): Promise<Connections["channels"]> {
     const { main, channels } = await this.#reception.accept(signal);
     this.#main = new MainChannel(main);
@@ -90,6 +107,7 @@ export class QemuDestinationPeer implements DestinationPeer {
           else await this.#obey(event);
           break;
         case "ram-blocks":
+          this.#offered = null; // a hello comes before, or not at all
           this.#ramSectionId = event.sectionId;
           this.#blocks = describeBlocks(event.blocks, this.#configuration!.pageBytes);
           this.#checkShared();
@@ -125,7 +143,11 @@ export class QemuDestinationPeer implements DestinationPeer {
         this.#returnPath = true;
         break;
       case "ping":
-        if (this.#returnPath) await this.#main!.write(encodePong(command.value));
+        if (this.#returnPath) await this.#answerPing(command.value);
+        break;
+      case "hello":
+        this.#packetMethods = announcedMethods(this.#offered, command.hello);
+        this.#offered = null;
         break;
       case "switchover-start":
         break;
@@ -146,6 +168,14 @@ export class QemuDestinationPeer implements DestinationPeer {
       "RAM_BLOCK_SHARED",
       `a page of RAM block "${block}" came, though both sides share its file; the source has mapped another one, or not with share=on`,
     );
+  }
+
+  async #answerPing(value: number): Promise<void> {
+    if (value === HELLO_PING && this.#ours !== null) {
+      this.#offered = this.#ours;
+      await this.#main!.write(encodeHelloAnswer({ methods: this.#ours }));
+    }
+    await this.#main!.write(encodePong(value));
   }
 
   #page(event: Extract<MainEvent, { kind: "page" }>): SourceWord {

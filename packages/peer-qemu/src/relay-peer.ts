@@ -5,7 +5,8 @@
  * zero pages go, and which record pairs with a SYNC. So the main channel is passed on
  * byte for byte, and read only to know when a record must wait for the channels, and
  * where the stream ends. Whether there is a return path, and who must acknowledge
- * what, is theirs too: a PING is answered by the one that it was meant for.
+ * what, is theirs too: a PING is answered by the one that it was meant for. A hello is
+ * the exception: it concerns the channels, so we say our own on either side.
  *
  *   source ── main ──▶ tap ──────────────▶ destination      held before FLUSH or EOS, until SYNC is out
  *   source ◀── PONG, SWITCHOVER_ACK, SHUT ── destination
@@ -17,11 +18,17 @@ import { type Address, type Channel, formatAddress, MainChannel } from "@multifd
 import type { RelayPeer, RelayWord } from "@multifd/engine";
 import {
   ChannelError,
+  type Compression,
   decodeMainStream,
   decodeReturnPath,
+  encodeCommand,
+  encodeHelloAnswer,
   encodePong,
   encodeShut,
   encodeSwitchoverAck,
+  HELLO_PING,
+  type MainEvent,
+  type PacketMethod,
   ProtocolError,
   placeError,
   RAM_RECORD_BYTES,
@@ -29,6 +36,8 @@ import {
   TappedSource,
 } from "@multifd/protocol";
 import { connectDestination, type DestinationTerms } from "./connect-destination.js";
+import { Greeting } from "./greeting.js";
+import { announcedMethods, helloMethods } from "./hello-methods.js";
 import { describeBlocks } from "./ram-block-list.js";
 import { Reception, type ReceptionTerms } from "./reception.js";
 import { SyncPairing } from "./sync-pairing.js";
@@ -38,10 +47,14 @@ const REFUSE_MS = 1000;
 /** A destination that goes away for a reason says so while its channels break: how long that word may take. */
 const LAST_WORD_MS = 500;
 
+/** Each side's compression as in `RelayJob`: for lz4 and auto a hello is said there. */
+export type RelayFromTerms = ReceptionTerms & { readonly compression?: Compression };
+export type RelayToTerms = Omit<DestinationTerms, "uuid"> & { readonly compression?: Compression };
+
 export class QemuRelayPeer implements RelayPeer {
   readonly channels: { readonly source: number; readonly destination: number };
   readonly #reception: Reception;
-  readonly #to: Omit<DestinationTerms, "uuid">;
+  readonly #to: RelayToTerms;
   #uuid: Uint8Array | null = null;
   #source: MainChannel | null = null;
   #destination: MainChannel | null = null;
@@ -49,13 +62,26 @@ export class QemuRelayPeer implements RelayPeer {
   #passedOn = false;
   #sourceKnows = false;
   #verdict: Promise<void> | null = null;
+  /** What we say hello to the source for; null where its side keeps to QEMU's wire. */
+  readonly #ours: readonly PacketMethod[] | null;
+  /** What we answered the source with; null before, and once it has said its own hello. */
+  #offered: readonly PacketMethod[] | null = null;
+  #fromMethods: readonly PacketMethod[] | null = null;
+  /** Null where the destination's side keeps to QEMU's wire. */
+  readonly #greeting: Greeting | null;
+  /** Our own PING is out: its PONG is not for the source. */
+  #ownPong = false;
+  #toMethods: readonly PacketMethod[] | null = null;
   /** What broke the destination's main channel while the source's was being read. */
   #passingFailure: unknown = null;
 
-  private constructor(reception: Reception, from: ReceptionTerms, to: Omit<DestinationTerms, "uuid">) {
+  private constructor(reception: Reception, from: RelayFromTerms, to: RelayToTerms) {
     this.#reception = reception;
     this.#to = to;
     this.channels = { source: from.channels, destination: to.channels };
+    this.#ours = helloMethods(from.compression ?? "none");
+    const toMethods = helloMethods(to.compression ?? "none");
+    this.#greeting = toMethods === null ? null : new Greeting(toMethods);
   }
 
   /**
@@ -63,11 +89,7 @@ export class QemuRelayPeer implements RelayPeer {
    *
    * @throws {SystemError} when the address cannot be listened on.
    */
-  static async listen(
-    address: Address,
-    from: ReceptionTerms,
-    to: Omit<DestinationTerms, "uuid">,
-  ): Promise<QemuRelayPeer> {
+  static async listen(address: Address, from: RelayFromTerms, to: RelayToTerms): Promise<QemuRelayPeer> {
     return new QemuRelayPeer(await Reception.listen(address, from), from, to);
   }
 
@@ -85,6 +107,10 @@ export class QemuRelayPeer implements RelayPeer {
 
   get mainBytes(): { readonly source: number; readonly destination: number } {
     return { source: this.#source?.wireBytes ?? 0, destination: this.#destination?.wireBytes ?? 0 };
+  }
+
+  get packetMethods(): RelayPeer["packetMethods"] {
+    return { source: this.#fromMethods, destination: this.#toMethods };
   }
 
   get returnPath(): boolean {
@@ -122,9 +148,10 @@ export class QemuRelayPeer implements RelayPeer {
           pageBytes = event.pageBytes;
           break;
         case "command":
-          if (event.name === "open-return-path") this.#returnPath = true;
+          await this.#obey(event, tap);
           break;
         case "ram-blocks":
+          await this.#noHello(tap);
           yield { kind: "ram-blocks", blocks: describeBlocks(event.blocks, pageBytes) };
           break;
         case "zero-pages":
@@ -153,6 +180,48 @@ export class QemuRelayPeer implements RelayPeer {
     }
   }
 
+  async #obey(command: Extract<MainEvent, { kind: "command" }>, tap: TappedSource): Promise<void> {
+    if (command.name !== "hello") await this.#noHello(tap);
+    switch (command.name) {
+      case "open-return-path":
+        this.#returnPath = true;
+        await tap.handOn(0);
+        await this.#greet();
+        break;
+      case "ping":
+        if (command.value !== HELLO_PING || this.#ours === null || !this.#returnPath) break;
+        this.#offered = this.#ours;
+        await this.#tellSource(encodeHelloAnswer({ methods: this.#ours }));
+        tap.hold(); // a hello to us may come next, and goes no further
+        break;
+      case "hello":
+        this.#fromMethods = announcedMethods(this.#offered, command.hello);
+        this.#offered = null;
+        tap.drop(command.bytes);
+        await tap.handOn(0);
+        break;
+      case "switchover-start":
+        break;
+    }
+  }
+
+  /** A hello follows our answer at once, or not at all: what came instead is the destination's. */
+  async #noHello(tap: TappedSource): Promise<void> {
+    if (this.#offered === null) return;
+    this.#offered = null;
+    await tap.handOn(0);
+  }
+
+  /** Asks the destination for a hello of its own: what the source says of that is between it and us. */
+  async #greet(): Promise<void> {
+    if (this.#greeting === null) return;
+    this.#ownPong = true;
+    await this.#passOn(encodeCommand({ name: "ping", value: HELLO_PING }));
+    this.#toMethods = await this.#greeting.answered(this.#to.connectTimeoutMs);
+    if (this.#toMethods === null) return;
+    await this.#passOn(encodeCommand({ name: "hello", hello: { methods: this.#toMethods } }));
+  }
+
   async #passOn(bytes: Uint8Array): Promise<void> {
     try {
       await this.#destination!.write(bytes);
@@ -171,8 +240,17 @@ export class QemuRelayPeer implements RelayPeer {
   async #passBack(): Promise<void> {
     for await (const message of this.#answers()) {
       switch (message.kind) {
+        case "hello":
+          // Any other than the one we asked for answers a PING of the source's that went through us.
+          if (this.#ownPong) this.#greeting?.hear(message);
+          break;
         case "pong":
-          await this.#tellSource(encodePong(message.value));
+          if (this.#ownPong && message.value === HELLO_PING) {
+            this.#ownPong = false;
+            this.#greeting?.hear(message);
+          } else {
+            await this.#tellSource(encodePong(message.value));
+          }
           break;
         case "switchover-ack":
           await this.#tellSource(encodeSwitchoverAck());

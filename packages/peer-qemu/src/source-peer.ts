@@ -25,6 +25,7 @@ import {
   addCapability,
   CAPABILITY_IGNORE_SHARED,
   ChannelError,
+  type Compression,
   decodeReturnPath,
   emptyVmDescription,
   encodeCommand,
@@ -37,17 +38,24 @@ import {
   encodeRamStart,
   encodeStreamEnd,
   encodeZeroPages,
+  HELLO_PING,
+  type PacketMethod,
   ProtocolError,
   type RamBlockEntry,
+  type StreamCommand,
 } from "@multifd/protocol";
 import { connectDestination, type DestinationTerms } from "./connect-destination.js";
 import { type Dialect, dialectOf } from "./dialect.js";
+import { Greeting, hear } from "./greeting.js";
+import { helloMethods } from "./hello-methods.js";
 
 export type QemuSourceTerms = DestinationTerms & {
   /** What of the destination's dialect its machine type does not tell. */
   readonly dialect?: Partial<Dialect>;
   /** `none` where the destination's words cannot reach us. */
   readonly returnPath?: "open" | "none";
+  /** As in `SourceJob`: for lz4 and auto a hello is asked for. */
+  readonly compression?: Compression;
 };
 
 /** Where only RAM moves there is no machine; the name has to be something. */
@@ -57,10 +65,6 @@ const RAM_SECTION_ID = 1;
 const PING_VALUE = 1;
 /** A PING of this value or a higher one asks whether everything before it is loaded; QEMU's own are 1 and 0x42. */
 export const CONFIRM_VALUE = 0x6d660000;
-const RETURN_PATH_COMMANDS = [
-  encodeCommand({ name: "open-return-path" }),
-  encodeCommand({ name: "ping", value: PING_VALUE }),
-];
 /** How long a destination without return path may take to read the rest before we close. */
 const CLOSE_MS = 5000;
 
@@ -74,6 +78,8 @@ export class QemuSourcePeer implements SourcePeer {
   #dialect: Dialect;
   #confirmed = CONFIRM_VALUE;
   #onPong: (value: number) => void = () => {};
+  #packetMethods: readonly PacketMethod[] | null = null;
+  readonly #greeting: Greeting | null;
   /** Set before the last write: the answer may come before that is confirmed. */
   #finishing = false;
   readonly #finished: Promise<void>;
@@ -82,6 +88,8 @@ export class QemuSourcePeer implements SourcePeer {
   constructor(terms: QemuSourceTerms) {
     this.#terms = terms;
     this.#dialect = dialectOf(NO_MACHINE, terms.dialect ?? {});
+    const methods = helloMethods(terms.compression ?? "none");
+    this.#greeting = methods === null || terms.returnPath === "none" ? null : new Greeting(methods);
     this.#finished = new Promise((resolve) => {
       this.#finish = resolve;
     });
@@ -91,6 +99,10 @@ export class QemuSourcePeer implements SourcePeer {
 
   get mainBytes(): number {
     return this.#main?.wireBytes ?? 0;
+  }
+
+  get packetMethods(): readonly PacketMethod[] | null {
+    return this.#packetMethods;
   }
 
   async connect(signal: AbortSignal): Promise<readonly Channel[]> {
@@ -112,9 +124,19 @@ export class QemuSourcePeer implements SourcePeer {
     await this.#write(
       encodeFileHeader(),
       ignoreShared ? addCapability(configuration, CAPABILITY_IGNORE_SHARED) : configuration,
-      ...(this.#terms.returnPath === "none" ? [] : RETURN_PATH_COMMANDS),
+      ...this.#returnPathCommands(),
+    );
+    this.#packetMethods = (await this.#greeting?.answered(this.#terms.connectTimeoutMs)) ?? null;
+    await this.#write(
+      ...(this.#packetMethods === null ? [] : [encodeCommand(helloOf(this.#packetMethods))]),
       encodeRamStart(this.#ramSectionId, ignoreShared ? blocks.map(withAddress) : blocks),
     );
+  }
+
+  #returnPathCommands(): readonly Uint8Array[] {
+    if (this.#terms.returnPath === "none") return [];
+    const value = this.#greeting === null ? PING_VALUE : HELLO_PING;
+    return [encodeCommand({ name: "open-return-path" }), encodeCommand({ name: "ping", value })];
   }
 
   async closeRound(phase: RoundPhase, zeroPages: Iterable<ZeroPages>): Promise<void> {
@@ -185,6 +207,7 @@ export class QemuSourcePeer implements SourcePeer {
     }
     for await (const message of decodeReturnPath(main.source)) {
       if (message.kind === "pong") this.#onPong(message.value);
+      if (message.kind === "hello" || message.kind === "pong") hear(this.#greeting, message);
       if (message.kind !== "shut") continue;
       if (message.status !== 0) {
         throw new ProtocolError(
@@ -214,6 +237,10 @@ export class QemuSourcePeer implements SourcePeer {
 /** With x-ignore-shared every block bears an address, and only those of shared ones are looked at. */
 function withAddress({ name, lengthBytes, sharedAt }: ListedBlock): RamBlockEntry {
   return { name, lengthBytes, address: sharedAt ?? 0 };
+}
+
+function helloOf(methods: readonly PacketMethod[]): StreamCommand {
+  return { name: "hello", hello: { methods } };
 }
 
 function bareConfiguration(pageBytes: number): { machineType: string; targetPageBits?: number } {

@@ -104,6 +104,7 @@ export {
   SystemError,
 } from "./errors.js";
 export type { Scalar } from "./field-values.js";
+export { encodeHello, HELLO_BYTES_MAX, HELLO_PING, type Hello } from "./hello.js";
 export { JsonMembers, type JsonValue, parseJsonText } from "./json-text.js";
 export {
   bits64le,
@@ -184,6 +185,7 @@ export {
   methodFlag,
   methodName,
   PACKET_DEVICE_STATE,
+  PACKET_METHOD_LZ4,
   PACKET_METHOD_MASK,
   PACKET_METHOD_NONE,
   PACKET_METHOD_QATZIP,
@@ -192,6 +194,8 @@ export {
   PACKET_METHOD_ZLIB,
   PACKET_METHOD_ZSTD,
   PACKET_SYNC,
+  type PacketMethod,
+  type QemuCompression,
 } from "./packet-flags.js";
 export { checkNoDuplicates, putPageOffsets, takePageOffsets } from "./page-offsets.js";
 export {
@@ -208,7 +212,14 @@ export {
   ramPacketHeader,
 } from "./ram-packet.js";
 export { RAM_RECORD_BYTES } from "./ram-section-decoder.js";
-export { decodeReturnPath, encodePong, encodeShut, encodeSwitchoverAck, type ReturnPathEvent } from "./return-path.js";
+export {
+  decodeReturnPath,
+  encodeHelloAnswer,
+  encodePong,
+  encodeShut,
+  encodeSwitchoverAck,
+  type ReturnPathEvent,
+} from "./return-path.js";
 export { TappedSource } from "./tapped-source.js";
 export { type BackendState, joinBackendState } from "./virtio/backend-state.js";
 export { checkVirtioDevice, type DestinationFacts } from "./virtio/check-device.js";

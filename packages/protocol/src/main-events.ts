@@ -6,6 +6,7 @@
  * but for `page`, whose bytes are good only until the next event is asked for.
  */
 
+import type { Hello } from "./hello.js";
 import type { MappedRamPlace } from "./mapped-ram.js";
 
 /** The part of RAM's transfer that a section belongs to. */
@@ -33,6 +34,8 @@ export type MainEvent =
     }
   | { readonly kind: "command"; readonly name: "open-return-path" | "switchover-start" }
   | { readonly kind: "command"; readonly name: "ping"; readonly value: number }
+  /** `bytes`: how long the command was, all of it. */
+  | { readonly kind: "command"; readonly name: "hello"; readonly hello: Hello; readonly bytes: number }
   /** Emitted as soon as the list is complete: the rest of the section may wait for a SYNC. */
   | { readonly kind: "ram-blocks"; readonly sectionId: number; readonly blocks: readonly RamBlockListEntry[] }
   /** MULTIFD_FLUSH: pairs with one SYNC of every channel; says nothing when there are none. Nothing behind it has been read. */

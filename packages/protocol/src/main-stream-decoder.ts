@@ -13,9 +13,11 @@
 
 import type { ByteSource, SeekableSource } from "./byte-source.js";
 import { type Configuration, decodeConfiguration, type StreamForm } from "./configuration-decoder.js";
+import { decodeHello, HELLO_BYTES_MAX } from "./hello.js";
 import { DEFAULT_LIMITS, type MainEvent, type MainStreamLimits, type RamPhase, type TailCheck } from "./main-events.js";
 import {
   CAPABILITY_IGNORE_SHARED,
+  COMMAND_HELLO,
   COMMAND_OPEN_RETURN_PATH,
   COMMAND_PING,
   COMMAND_SWITCHOVER_START,
@@ -153,6 +155,7 @@ async function decodeCommand(reader: StreamReader): Promise<MainEvent> {
   const what = "command";
   const number = await reader.u16(what);
   const length = await reader.u16(what);
+  if (number === COMMAND_HELLO) return decodeHelloCommand(reader, length);
   const command = COMMANDS.get(number);
   if (command === undefined) {
     const [name, remedy] = REFUSED_COMMANDS.get(number) ?? ["unknown", "the source is newer than this program"];
@@ -168,6 +171,15 @@ async function decodeCommand(reader: StreamReader): Promise<MainEvent> {
   }
   if (command.name === "ping") return { kind: "command", name: command.name, value: await reader.u32(what) };
   return { kind: "command", name: command.name };
+}
+
+async function decodeHelloCommand(reader: StreamReader, length: number): Promise<MainEvent> {
+  if (length > HELLO_BYTES_MAX) {
+    const message = `it has ${length} bytes, ${HELLO_BYTES_MAX} are the most; the stream is damaged`;
+    throw reader.refused("HELLO_SIZE", "hello", message);
+  }
+  const hello = decodeHello(await reader.bytes(length, "hello"));
+  return { kind: "command", name: "hello", hello, bytes: 1 + 2 + 2 + length };
 }
 
 /** Reads a START section's header; only RAM's is taken. */

@@ -13,6 +13,7 @@
  */
 
 import { ByteWriter } from "./byte-writer.js";
+import { encodeHello, type Hello } from "./hello.js";
 import { encodeText } from "./layout.js";
 
 export const FILE_MAGIC = 0x5145564d; // "QEVM"
@@ -36,6 +37,8 @@ export const SECTION_FOOTER = 0x7e;
 export const COMMAND_OPEN_RETURN_PATH = 1;
 export const COMMAND_PING = 2;
 export const COMMAND_SWITCHOVER_START = 11;
+/** Ours, far above QEMU's: says what hello.ts holds. */
+export const COMMAND_HELLO = 0x4d46;
 
 /** Identity of the RAM section. */
 export const RAM_SECTION = "ram";
@@ -73,7 +76,8 @@ export type StreamConfiguration = {
 export type StreamCommand =
   | { readonly name: "open-return-path" }
   | { readonly name: "ping"; readonly value: number }
-  | { readonly name: "switchover-start" };
+  | { readonly name: "switchover-start" }
+  | { readonly name: "hello"; readonly hello: Hello };
 
 /** A RAM block as the block list names it. */
 export type RamBlockEntry = {
@@ -115,6 +119,10 @@ export function encodeCommand(command: StreamCommand): Uint8Array<ArrayBuffer> {
       return out.u16(COMMAND_PING).u16(4).u32(command.value).finish();
     case "switchover-start":
       return out.u16(COMMAND_SWITCHOVER_START).u16(0).finish();
+    case "hello": {
+      const body = encodeHello(command.hello);
+      return out.u16(COMMAND_HELLO).u16(body.length).bytes(body).finish();
+    }
   }
 }
 

@@ -17,7 +17,14 @@
 import { ProtocolError } from "./errors.js";
 import { cstring, layout, reserved, u32be, u64be, type ValuesOf } from "./layout.js";
 import { MULTIFD_MAGIC, MULTIFD_VERSION, WRONG_MAGIC, WRONG_VERSION } from "./multifd-init.js";
-import { type Compression, methodFlag, methodName, PACKET_KNOWN_FLAGS, PACKET_METHOD_MASK } from "./packet-flags.js";
+import {
+  methodFlag,
+  methodName,
+  PACKET_KNOWN_FLAGS,
+  PACKET_METHOD_MASK,
+  PACKET_METHOD_NONE,
+  type PacketMethod,
+} from "./packet-flags.js";
 
 /** Guest RAM that one packet may announce. */
 export const PACKET_GUEST_BYTES = 524288;
@@ -97,24 +104,22 @@ export function checkPageCounts(packet: RamPacketHeader, pagesMax: number): void
  * none. A size without normal pages is stale (sources before 8.2 leave it
  * standing) and announces nothing.
  *
- * @param packet  Its page counts are checked already.
+ * @param packet   Its page counts are checked already.
+ * @param methods  Those that a packet may bear; more than one after a hello only.
  * @returns Payload bytes that follow the page offsets.
  * @throws {ProtocolError} MULTIFD_FLAGS, MULTIFD_COMPRESSION or MULTIFD_PAYLOAD_SIZE.
  */
-export function checkPayload(packet: RamPacketHeader, method: Compression, pageBytes: number): number {
+export function checkPayload(packet: RamPacketHeader, methods: readonly PacketMethod[], pageBytes: number): number {
   const { flags, normalPages, zeroPages, payloadBytes } = packet;
   if (flags & ~PACKET_KNOWN_FLAGS) {
     const message = `the packet's flags are 0x${flags.toString(16)}, of which 0x${PACKET_KNOWN_FLAGS.toString(16)} are known; the stream is damaged, or the source is newer than this program`;
     throw new ProtocolError("MULTIFD_FLAGS", message);
   }
   if (normalPages + zeroPages === 0) return 0;
-  if ((flags & PACKET_METHOD_MASK) !== methodFlag(method)) {
-    const came = methodName(flags);
-    const message = `the packet is compressed with ${came}, this side expects ${method}; set multifd-compression to ${method} on the source, or to ${came} on the destination`;
-    throw new ProtocolError("MULTIFD_COMPRESSION", message);
-  }
+  const bare = flags & PACKET_METHOD_MASK;
+  if (!methods.some((method) => methodFlag(method) === bare)) throw wrongMethod(flags, methods);
   if (normalPages === 0) return 0;
-  if (method === "none" && payloadBytes !== normalPages * pageBytes) {
+  if (bare === PACKET_METHOD_NONE && payloadBytes !== normalPages * pageBytes) {
     const message = `the packet announces ${payloadBytes} payload bytes, ${normalPages} pages of ${pageBytes} bytes were due; use the same guest page size on both sides`;
     throw new ProtocolError("MULTIFD_PAYLOAD_SIZE", message);
   }
@@ -123,4 +128,14 @@ export function checkPayload(packet: RamPacketHeader, method: Compression, pageB
     throw new ProtocolError("MULTIFD_PAYLOAD_SIZE", message);
   }
   return payloadBytes;
+}
+
+function wrongMethod(flags: number, methods: readonly PacketMethod[]): ProtocolError {
+  const came = methodName(flags);
+  const [method] = methods;
+  const message =
+    methods.length === 1
+      ? `the packet is compressed with ${came}, this side expects ${method}; set multifd-compression to ${method} on the source, or to ${came} on the destination`
+      : `the packet is compressed with ${came}, the hello named ${methods.join(", ")}; the source broke its word`;
+  return new ProtocolError("MULTIFD_COMPRESSION", message);
 }

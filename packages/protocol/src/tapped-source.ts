@@ -5,7 +5,8 @@
  * here, and what it has taken goes on before it waits for more, or when its owner
  * says so. So nothing is held back longer than it takes to read what has arrived,
  * and whoever must keep the last bytes until something else has happened can.
- * A slow taker holds the reader up; at most one chunk is under way.
+ * A slow taker holds the reader up; at most one chunk is under way. What may turn out to
+ * be meant for the reader alone is held, in a copy, until that is known.
  */
 import type { ByteSource } from "./byte-source.js";
 import { u64be, viewOf } from "./layout.js";
@@ -16,6 +17,8 @@ export class TappedSource implements ByteSource {
   /** All that was taken and not handed on, in the source's own buffer: it stays in place until the next `fill`. */
   #first: Uint8Array | null = null;
   #takenBytes = 0;
+  /** What was taken before that and is held; null while nothing needs to be. */
+  #held: Uint8Array | null = null;
 
   /** @param handOn  Takes bytes that are good until it resolves. */
   constructor(source: ByteSource, handOn: (bytes: Uint8Array) => Promise<void>) {
@@ -32,12 +35,34 @@ export class TappedSource implements ByteSource {
   }
 
   async fill(bytes: number): Promise<boolean> {
-    await this.handOn(0);
+    if (this.#held === null) await this.handOn(0);
+    else this.hold();
     return this.#source.fill(bytes);
   }
 
-  /** Hands on everything taken so far, but for the last `keepBytes`. */
+  /** From here on nothing is handed on but by `handOn`, and whoever asks for it keeps that small. */
+  hold(): void {
+    const held = this.#held ?? new Uint8Array(0);
+    const joined = new Uint8Array(held.length + this.#takenBytes);
+    joined.set(held);
+    if (this.#first !== null)
+      joined.set(new Uint8Array(this.#first.buffer, this.#first.byteOffset, this.#takenBytes), held.length);
+    this.#held = joined;
+    this.#first = null;
+    this.#takenBytes = 0;
+  }
+
+  /** Forgets the last `bytes` bytes taken, all of them since `hold`. */
+  drop(bytes: number): void {
+    this.hold();
+    this.#held = this.#held!.subarray(0, this.#held!.length - bytes);
+  }
+
+  /** Hands on everything taken so far, but for the last `keepBytes`; what was held goes in any case. */
   async handOn(keepBytes: number): Promise<void> {
+    const held = this.#held;
+    this.#held = null;
+    if (held !== null && held.length > 0) await this.#handOn(held);
     const first = this.#first;
     const count = this.#takenBytes - keepBytes;
     if (first === null || count <= 0) return;

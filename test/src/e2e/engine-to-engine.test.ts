@@ -73,6 +73,10 @@ describe("a live guest, from our source to our destination", () => {
     ["1G", "zlib", 2, "tcp"],
     ["1G", "zstd", 2, "unix"],
     ["1G", "none", 1, "tcp"],
+    ["0", "lz4", 1, "tcp"],
+    ["1G", "lz4", 8, "unix"],
+    ["0", "auto", 2, "unix"],
+    ["1G", "auto", 8, "tcp"],
   ] as const) {
     it(`arrives whole and runs on: ${rate}B/s dirtied, ${compression}, ${channels} channels, ${transport}`, async () => {
       const words = ["--ram-bytes", "96M", "--rate", rate, "--compression", compression];
@@ -81,7 +85,7 @@ describe("a live guest, from our source to our destination", () => {
       if (rate !== "0") assert.ok(result.rounds >= 2, "a guest that writes is sent again, paused");
       const crossed = (result.normalPages + result.zeroPages) * PAGE;
       if (compression === "none") assert.ok(result.wireBytes > result.normalPages * PAGE);
-      else assert.ok(result.wireBytes < crossed, "compression pays");
+      else if (compression !== "auto") assert.ok(result.wireBytes < crossed, "compression pays");
     });
   }
 

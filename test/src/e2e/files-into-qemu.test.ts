@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { formatAddress } from "@multifd/channel";
-import type { Compression } from "@multifd/protocol";
+import type { QemuCompression } from "@multifd/protocol";
 import {
   assertSameBytes,
   type BootGuestState,
@@ -30,7 +30,7 @@ import { runSender, sendAll } from "./sender.js";
 
 const MIB = 2 ** 20;
 const BYTES = 32 * MIB;
-const ways: readonly (readonly [compression: Compression, channels: number, transport: "unix" | "tcp"])[] = [
+const ways: readonly (readonly [compression: QemuCompression, channels: number, transport: "unix" | "tcp"])[] = [
   ["none", 1, "unix"],
   ["zlib", 3, "tcp"],
   ["zstd", 8, "unix"],
@@ -71,7 +71,11 @@ describe("a guest kept in files, sent on to QEMU", () => {
   });
 
   /** Migrates a running VM into files. */
-  const keep = async (vm: QemuProcess, ram: Readonly<Record<string, string>>, compression: Compression = "none") => {
+  const keep = async (
+    vm: QemuProcess,
+    ram: Readonly<Record<string, string>>,
+    compression: QemuCompression = "none",
+  ) => {
     const listen = `unix:${path("in")}`;
     const receiver = await startReceiver({ listen, channels: 2, compression, ram, devices: path("devices") });
     // The guest dirties its RAM faster than QEMU compresses with zlib: without patience it would never stop.

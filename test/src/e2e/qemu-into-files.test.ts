@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { formatAddress } from "@multifd/channel";
-import type { Compression } from "@multifd/protocol";
+import type { QemuCompression } from "@multifd/protocol";
 import {
   assertSameBytes,
   bootGuestSector,
@@ -22,7 +22,7 @@ import { startReceiver } from "./receiver.js";
 
 const MIB = 2 ** 20;
 const versions: readonly QemuVersion[] = ["7.2", "11.1"];
-const methods: readonly Compression[] = ["none", "zlib", "zstd"];
+const methods: readonly QemuCompression[] = ["none", "zlib", "zstd"];
 
 for (const version of versions) {
   describe(`QEMU ${version} migrating into files`, () => {

@@ -32,7 +32,13 @@ export type Receiver = {
 /** Listens, and takes one migration in. `result` is handled: a test that awaits it late misses nothing. */
 export async function startReceiver(options: ReceiverOptions): Promise<Receiver> {
   const { channels, compression, devices, ram, uuid, signal, tls, handshakeTimeoutMs = 10_000 } = options;
-  const terms = { channels, handshakeTimeoutMs, ...(uuid === undefined ? {} : { uuid }), ...(tls && { tls }) };
+  const terms = {
+    channels,
+    compression,
+    handshakeTimeoutMs,
+    ...(uuid === undefined ? {} : { uuid }),
+    ...(tls && { tls }),
+  };
   const peer = await QemuDestinationPeer.listen(parseAddress(options.listen), terms);
   const events: MigrationEvent[] = [];
   const save = devices === undefined ? null : writeDeviceFile.bind(null, devices);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { formatAddress } from "@multifd/channel";
-import type { Compression } from "@multifd/protocol";
+import type { Compression, QemuCompression } from "@multifd/protocol";
 import {
   bootGuestSector,
   checkBootGuest,
@@ -20,7 +20,7 @@ import { type RunningRelay, startRelay } from "./relaying.js";
 const BYTES = 32 * 2 ** 20;
 const MACHINE = "pc-i440fx-7.2";
 
-type Setting = { readonly channels: number; readonly compression: Compression };
+type Setting = { readonly channels: number; readonly compression: QemuCompression };
 type Passage = {
   readonly from: QemuVersion;
   readonly to: QemuVersion;
@@ -29,7 +29,7 @@ type Passage = {
   /** As the source is told. */
   readonly source: Setting;
   /** Between the two relays; without one there is one relay. */
-  readonly between?: Setting;
+  readonly between?: { readonly channels: number; readonly compression: Compression };
   /** As the destination is told. */
   readonly destination: Setting;
   /** How the destination is reached. */
@@ -40,6 +40,7 @@ type Passage = {
 
 const none = (channels: number): Setting => ({ channels, compression: "none" });
 const zlib = (channels: number): Setting => ({ channels, compression: "zlib" });
+const lz4 = (channels: number) => ({ channels, compression: "lz4" }) as const;
 const zstd = (channels: number): Setting => ({ channels, compression: "zstd" });
 
 const passages: readonly Passage[] = [
@@ -51,10 +52,12 @@ const passages: readonly Passage[] = [
   { from: "11.1", to: "11.1", source: none(2), destination: none(2), over: "unix", withoutReturnPath: true },
   { from: "7.2", to: "11.1", machine: MACHINE, source: zlib(2), destination: none(4), over: "unix" },
   { from: "7.2", to: "11.1", machine: MACHINE, source: none(4), between: zstd(1), destination: none(2), over: "tcp" },
+  { from: "11.1", to: "11.1", source: none(2), between: lz4(3), destination: zstd(2), over: "unix" },
+  { from: "7.2", to: "7.2", source: zlib(1), between: lz4(2), destination: none(2), over: "tcp" },
 ];
 
 function title({ from, to, source, between, destination, over, withoutReturnPath }: Passage): string {
-  const name = ({ channels, compression }: Setting) => `${compression} × ${channels}`;
+  const name = ({ channels, compression }: Setting | NonNullable<Passage["between"]>) => `${compression} × ${channels}`;
   const link = between === undefined ? "" : ` → relay → ${name(between)}`;
   return `${from} → ${name(source)}${link} → relay → ${name(destination)} over ${over} → ${to}${withoutReturnPath ? ", without a return path" : ""}`;
 }

@@ -29,8 +29,8 @@ export async function startRelay(options: RelayOptions): Promise<RunningRelay> {
   const { channels, toChannels, compression, toCompression, stallTimeoutMs = 20_000, signal } = options;
   const peer = await QemuRelayPeer.listen(
     parseAddress(options.listen),
-    { channels, handshakeTimeoutMs: 10_000 },
-    { address: parseAddress(options.to), channels: toChannels, connectTimeoutMs: 5000 },
+    { channels, compression, handshakeTimeoutMs: 10_000 },
+    { address: parseAddress(options.to), channels: toChannels, connectTimeoutMs: 5000, compression: toCompression },
   );
   const events: MigrationEvent[] = [];
   const result = runRelay({

@@ -12,10 +12,10 @@ import {
   type SnapshotForm,
   storedGuest,
 } from "@multifd/peer-qemu";
-import type { Compression } from "@multifd/protocol";
+import type { QemuCompression } from "@multifd/protocol";
 import type { QemuProcess } from "../peers/index.js";
 
-export type Wire = { readonly socket: string; readonly channels: number; readonly compression: Compression };
+export type Wire = { readonly socket: string; readonly channels: number; readonly compression: QemuCompression };
 
 export function writerOf(form: SnapshotForm, path: string): DestinationGuest {
   return form === "compressed" ? new CompressedWriter(path, 1) : new MappedRamWriter(path);

@@ -4,7 +4,7 @@ import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { runCommandLine } from "@multifd/cli";
 import { openSnapshot, type SnapshotForm } from "@multifd/peer-qemu";
-import type { Compression } from "@multifd/protocol";
+import type { QemuCompression } from "@multifd/protocol";
 import {
   bootGuestSector,
   checkBootGuest,
@@ -37,7 +37,7 @@ async function start(version: QemuVersion, machine: string, ram: string, incomin
 }
 
 /** Saves a running guest into a snapshot of ours. @returns where it stopped. */
-async function saveRunning(version: QemuVersion, machine: string, form: SnapshotForm, compression: Compression) {
+async function saveRunning(version: QemuVersion, machine: string, form: SnapshotForm, compression: QemuCompression) {
   const source = await start(version, machine, "first");
   await waitForSweep(path("first"), 1);
   await save(source, form, path("snapshot"), { socket: path("in"), channels: 2, compression });
@@ -66,7 +66,7 @@ describe("a running guest saved as mapped-ram", () => {
     ["with multifd", 3, false],
     ["with multifd and direct-io", 2, true],
   ];
-  const sources: readonly (readonly [QemuVersion, string, Compression])[] = [
+  const sources: readonly (readonly [QemuVersion, string, QemuCompression])[] = [
     ["11.1", "pc", "none"],
     ["11.1", "pc", "zstd"],
     ["7.2", SHARED_MACHINE, "none"],

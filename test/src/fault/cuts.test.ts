@@ -1,6 +1,6 @@
 /** A stream cut at any byte, of the main channel or of a channel: refused, never half taken. */
 import assert from "node:assert/strict";
-import { type Compression, decodeMainStream, parseVmDescription, walkDeviceSections } from "@multifd/protocol";
+import { decodeMainStream, parseVmDescription, type QemuCompression, walkDeviceSections } from "@multifd/protocol";
 import type { Recording } from "../recorder.js";
 import type { Faults } from "../replayer.js";
 import { HEADER_BYTES, INIT_BYTES, walkPackets } from "./packet-walk.js";
@@ -12,7 +12,7 @@ const AT_ONCE = 4;
 /** Where a connection that has said too little is waited for in vain, and where it must not end a case. */
 const IMPATIENT_MS = 150;
 const PATIENT_MS = 15_000;
-const methods: readonly Compression[] = ["none", "zlib", "zstd"];
+const methods: readonly QemuCompression[] = ["none", "zlib", "zstd"];
 const RANDOM_CUTS = 60;
 const MAIN_MAGIC_BYTES = 4;
 
@@ -26,7 +26,7 @@ const neverCame: DueRefusal = { code: "CHANNELS_MISSING", says: /did not come wi
 
 describe("a receiver refuses a stream cut", function () {
   this.timeout(60_000);
-  const recordings = new Map<Compression, Recording>();
+  const recordings = new Map<QemuCompression, Recording>();
   /** With one channel, for half the threads: where main is cut, the channels do not matter. */
   let mainRecording: Recording;
   let legacyRecording: Recording;
@@ -40,7 +40,7 @@ describe("a receiver refuses a stream cut", function () {
     forEachAtOnce(cuts, (cutMainAt) =>
       refuseCut(recording, "none", { cutMainAt }, cutMainAt < MAIN_MAGIC_BYTES ? neverCame : mainCut),
     );
-  const cutChannel = (method: Compression, channel: number, cuts: Iterable<number>) =>
+  const cutChannel = (method: QemuCompression, channel: number, cuts: Iterable<number>) =>
     forEachAtOnce(cuts, (bytes) => {
       const due = bytes < INIT_BYTES ? neverCame : channelCut;
       return refuseCut(recordings.get(method)!, method, { cutChannelAt: { channel, bytes } }, due);
@@ -93,7 +93,7 @@ describe("a receiver refuses a stream cut", function () {
     });
   }
 
-  async function refuseCut(recording: Recording, compression: Compression, faults: Faults, due: DueRefusal) {
+  async function refuseCut(recording: Recording, compression: QemuCompression, faults: Faults, due: DueRefusal) {
     const handshakeTimeoutMs = due === neverCame ? IMPATIENT_MS : PATIENT_MS;
     const receiver = { compression, channels: recording.channels.length, handshakeTimeoutMs };
     try {

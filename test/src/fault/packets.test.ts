@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { constants, deflateSync } from "node:zlib";
 import { compress } from "@mongodb-js/zstd";
-import type { Compression } from "@multifd/protocol";
+import type { QemuCompression } from "@multifd/protocol";
 import type { Recording } from "../recorder.js";
 import type { Patch } from "../replayer.js";
 import { FIELD, findPacket, HEADER_BYTES, patchPayload, patchWords, type RecordedPacket } from "./packet-walk.js";
@@ -10,7 +10,7 @@ import { RAM_BYTES, RAM_PAGES, recordQemu } from "./recordings.js";
 import { assertRefused, type DueRefusal } from "./refusal.js";
 
 const PAGE_BYTES = 4096;
-const methods: readonly Compression[] = ["none", "zlib", "zstd"];
+const methods: readonly QemuCompression[] = ["none", "zlib", "zstd"];
 const PLACE = "channel [01], packet \\d+: ";
 
 const isData = (packet: RecordedPacket) => packet.normalPages > 1 && packet.ramBlock === "pc.ram";
@@ -19,12 +19,12 @@ const placed = (says: string) => new RegExp(`${PLACE}.*${says}`, "s");
 
 describe("a receiver refuses in a packet", function () {
   this.timeout(20_000);
-  const recordings = new Map<Compression, Recording>();
+  const recordings = new Map<QemuCompression, Recording>();
   before(async () => {
     for (const method of methods) recordings.set(method, await recordQemu("11.1", method));
   });
 
-  const spoil = (method: Compression, patch: (recording: Recording) => readonly Patch[], due: DueRefusal) => {
+  const spoil = (method: QemuCompression, patch: (recording: Recording) => readonly Patch[], due: DueRefusal) => {
     const recording = recordings.get(method)!;
     return assertRefused({ recording, faults: { patch: patch(recording) }, receiver: { compression: method } }, due);
   };
@@ -238,7 +238,7 @@ describe("a receiver refuses in a packet", function () {
     await withPayload(method, pages, payload, due);
   }
 
-  async function withPayload(method: Compression, pages: number, payload: Uint8Array, due: DueRefusal) {
+  async function withPayload(method: QemuCompression, pages: number, payload: Uint8Array, due: DueRefusal) {
     const recording = recordings.get(method)!;
     const packet = findPacket(recording, isData);
     assert.ok(packet.normalPages >= pages && RAM_PAGES > pages);

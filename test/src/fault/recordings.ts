@@ -7,7 +7,7 @@
  */
 import { closeSync, openSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import type { Compression } from "@multifd/protocol";
+import type { QemuCompression } from "@multifd/protocol";
 import { createScratchDir, QemuProcess, type QemuVersion, removeScratchDir, zeroImage } from "../peers/index.js";
 import { type Recording, startRecorder } from "../recorder.js";
 
@@ -29,14 +29,18 @@ const FILLED_RUNS: readonly (readonly [first: number, pages: number])[] = [
 const known = new Map<string, Promise<Recording>>();
 
 /** Records a migration of a paused VM; the same one for the same arguments. */
-export function recordQemu(version: QemuVersion, compression: Compression, channels = CHANNELS): Promise<Recording> {
+export function recordQemu(
+  version: QemuVersion,
+  compression: QemuCompression,
+  channels = CHANNELS,
+): Promise<Recording> {
   const key = `${version} ${compression} ${channels}`;
   const recording = known.get(key) ?? record(version, compression, channels);
   known.set(key, recording);
   return recording;
 }
 
-async function record(version: QemuVersion, compression: Compression, channels: number): Promise<Recording> {
+async function record(version: QemuVersion, compression: QemuCompression, channels: number): Promise<Recording> {
   const dir = createScratchDir();
   const path = join(dir, "ram");
   sparseImage(path);

@@ -14,6 +14,8 @@ export type Script = {
   readonly closeAfterChannelBytes?: number;
   /** Takes the connections and never reads a byte. */
   readonly neverRead?: boolean;
+  /** What it answers the first PING with, on the main channel. */
+  readonly answerPing?: Uint8Array;
   /** What it does when the main channel is whole: says SHUT with a status, or closes without a word. Says nothing if left out. */
   readonly atEnd?: { readonly shut: number } | "close";
 };
@@ -37,6 +39,8 @@ export type ScriptedDestination = {
 const MAIN_MAGIC = "QEVM";
 /** The last byte of the VM description; nothing follows it. */
 const DESCRIPTION_END = "}".charCodeAt(0);
+/** A PING command up to its value. */
+const PING = Buffer.from("0800020004", "hex");
 const TAIL = Buffer.from('"devices":[]}');
 
 export async function startScriptedDestination(path: string, script: Script): Promise<ScriptedDestination> {
@@ -73,6 +77,7 @@ export async function startScriptedDestination(path: string, script: Script): Pr
       }
       const limit = isMain ? script.closeAfterMainBytes : script.closeAfterChannelBytes;
       if (limit !== undefined && bytes >= limit) hangUp();
+      if (isMain && script.answerPing && chunk.includes(PING)) socket.write(script.answerPing);
       if (isMain && isEnd(chunk)) finish(socket);
     });
     socket.on("end", () => {

@@ -86,7 +86,9 @@ export function addDemoCommand(program: Command, context: CommandContext): void 
       ),
     )
     .addOption(new Option("--channels <n>", "packet channels").argParser(wholeNumber(1, CHANNELS_MAX)).default(2))
-    .addOption(new Option("--compression <method>", "none, zlib or zstd").argParser(compression).default("none"))
+    .addOption(
+      new Option("--compression <method>", "none, zlib, zstd, lz4 or auto").argParser(compression).default("none"),
+    )
     .addOption(
       new Option("--transport <kind>", "sockets between the two ends").choices(["unix", "tcp"]).default("unix"),
     )
@@ -193,6 +195,7 @@ async function move(flags: DemoFlags, watch: MigrationWatch, source: LiveGuest, 
     address,
     channels,
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    compression,
     ...connectTls(tls, address),
   });
   try {

@@ -71,6 +71,7 @@ async function migrate(context: CommandContext, flags: MigrateFlags): Promise<vo
         channels: flags.channels,
         ...(flags.uuid && { uuid: flags.uuid }),
         connectTimeoutMs: CONNECT_TIMEOUT_MS,
+        compression: flags.compression,
         ...connectTls(flags, flags.to),
       });
       return await runSource({

@@ -124,6 +124,7 @@ async function receive(context: CommandContext, flags: ReceiveFlags): Promise<vo
 async function take(flags: ReceiveFlags, watch: MigrationWatch, guest: DestinationGuest): Promise<MigrationResult> {
   const peer = await QemuDestinationPeer.listen(flags.listen, {
     channels: flags.channels,
+    compression: flags.compression,
     ...(flags.uuid && { uuid: flags.uuid }),
     handshakeTimeoutMs: flags.handshakeTimeout,
     ...(flags.ignoreShared && { sharedBlocks: new Set(flags.ram!.keys()) }),

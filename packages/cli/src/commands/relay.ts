@@ -68,8 +68,18 @@ export function addRelayCommand(program: Command, context: CommandContext): void
 async function relay(context: CommandContext, flags: RelayFlags): Promise<void> {
   const { channels, compression, stallTimeout, toChannels = channels, toCompression = compression, toLevel } = flags;
   await runMigration(context, flags, async ({ onEvent, signal }) => {
-    const from = { channels, ...(flags.uuid && { uuid: flags.uuid }), handshakeTimeoutMs: flags.handshakeTimeout };
-    const to = { address: flags.to, channels: toChannels, connectTimeoutMs: CONNECT_TIMEOUT_MS };
+    const from = {
+      channels,
+      compression,
+      ...(flags.uuid && { uuid: flags.uuid }),
+      handshakeTimeoutMs: flags.handshakeTimeout,
+    };
+    const to = {
+      address: flags.to,
+      channels: toChannels,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      compression: toCompression,
+    };
     const peer = await QemuRelayPeer.listen(
       flags.listen,
       { ...from, ...listenTls(flags) },

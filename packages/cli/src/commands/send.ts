@@ -77,6 +77,10 @@ export function addSendCommand(program: Command, context: CommandContext): void 
       checkLevel(command, flags);
       if (flags.ignoreShared && flags.devices === undefined)
         command.error("error: --ignore-shared leaves only the device part to send: name it with --devices PATH");
+      if (flags.compression === "lz4" && !flags.returnPath)
+        command.error(
+          "error: --compression lz4 needs the destination's answer: leave --no-return-path out, or choose zstd",
+        );
       checkTlsFlags(command);
       await send(context, flags);
     });
@@ -137,6 +141,7 @@ async function sendGuest(
       channels: flags.channels,
       ...(flags.uuid && { uuid: flags.uuid }),
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      compression: flags.compression,
       ...dialectTerms(flags),
       ...connectTls(flags, flags.to),
     }),

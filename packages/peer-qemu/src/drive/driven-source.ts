@@ -13,6 +13,7 @@ export function drivenSource(peer: QemuDestinationPeer, cancel: () => Promise<vo
   return {
     name: peer.name,
     channels: peer.channels,
+    packetMethods: null, // a QEMU has one for all
     get mainBytes() {
       return peer.mainBytes;
     },

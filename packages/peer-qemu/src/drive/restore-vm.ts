@@ -12,7 +12,7 @@
  */
 import { type Address, formatAddress } from "@multifd/channel";
 import { type DevicePart, type EventSink, type MigrationResult, runSource, type SourceGuest } from "@multifd/engine";
-import { ChannelError, type Compression, ConfigError, MigrationError, ProtocolError } from "@multifd/protocol";
+import { ChannelError, ConfigError, MigrationError, ProtocolError, type QemuCompression } from "@multifd/protocol";
 import type { QmpClient } from "../qmp-client.js";
 import { QemuSourcePeer } from "../source-peer.js";
 import { isOver, type MigrationInfo } from "./migration-info.js";
@@ -27,7 +27,7 @@ export type RestoreJob = {
   /** Where QEMU is told to listen, and we connect. */
   readonly listen: Address;
   readonly channels: number;
-  readonly compression: Compression;
+  readonly compression: QemuCompression;
   readonly level: number;
   /** Bytes per second; 0 for no limit. */
   readonly maxBandwidth: number;

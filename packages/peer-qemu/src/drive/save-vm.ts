@@ -13,7 +13,7 @@
  */
 import { type Address, formatAddress } from "@multifd/channel";
 import { type DestinationGuest, type EventSink, type MigrationResult, runDestination } from "@multifd/engine";
-import { ChannelError, type Compression, MigrationError, ProtocolError } from "@multifd/protocol";
+import { ChannelError, MigrationError, ProtocolError, type QemuCompression } from "@multifd/protocol";
 import { QemuDestinationPeer } from "../destination-peer.js";
 import type { QmpClient } from "../qmp-client.js";
 import { drivenSource } from "./driven-source.js";
@@ -41,7 +41,7 @@ export type SaveJob = {
   /** An address that QEMU can reach. */
   readonly listen: Address;
   readonly channels: number;
-  readonly compression: Compression;
+  readonly compression: QemuCompression;
   readonly level: number;
   /** Bytes per second while the guest runs; 0 for no limit. */
   readonly maxBandwidth: number;

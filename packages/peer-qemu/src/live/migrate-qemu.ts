@@ -89,7 +89,7 @@ async function send(job: MigrateQemuJob, guest: SourceQemu, uuid: Uint8Array): P
   try {
     return await runSource({
       guest,
-      peer: new QemuSourcePeer({ ...job.to, uuid }),
+      peer: new QemuSourcePeer({ ...job.to, uuid, compression: job.compression }),
       onEvent,
       signal: AbortSignal.any([job.signal, gone.signal]),
       compression,

@@ -68,7 +68,7 @@ async function take(job: ReceiveQemuJob, guest: DestinationQemu, uuid: Uint8Arra
   const { listen, terms, compression, stallTimeoutMs, onEvent } = job;
   const gone = new AbortController();
   void qemuGone(job.qmp).then(() => gone.abort());
-  const peer = await QemuDestinationPeer.listen(listen, { ...terms, uuid });
+  const peer = await QemuDestinationPeer.listen(listen, { ...terms, uuid, compression });
   onEvent({ event: "listening", address: formatAddress(peer.address), channels: terms.channels });
   try {
     const signal = AbortSignal.any([job.signal, gone.signal]);
