@@ -80,6 +80,8 @@ export class QemuSourcePeer implements SourcePeer {
   #onPong: (value: number) => void = () => {};
   #packetMethods: readonly PacketMethod[] | null = null;
   readonly #greeting: Greeting | null;
+  /** Ends a `confirm` that nobody waits for any more. */
+  #endConfirm: () => void = () => {};
   /** Set before the last write: the answer may come before that is confirmed. */
   #finishing = false;
   readonly #finished: Promise<void>;
@@ -177,6 +179,7 @@ export class QemuSourcePeer implements SourcePeer {
     const answered = new Promise<void>((resolve, reject) => {
       this.#onPong = (came) => came === value && resolve();
       timer = setTimeout(() => reject(late()), LOADED_MS);
+      this.#endConfirm = () => reject(new ChannelError("CHANNEL_BROKEN", "main channel: closed at this end"));
     });
     answered.catch(() => {}); // told below
     try {
@@ -222,6 +225,7 @@ export class QemuSourcePeer implements SourcePeer {
   }
 
   close(): void {
+    this.#endConfirm();
     this.#main?.destroy();
   }
 

@@ -13,6 +13,7 @@ export type CommandEvent = {
   readonly message?: string;
   readonly address?: string;
   readonly wireBytes?: number;
+  readonly round?: number;
   readonly downtimeMs?: number | null;
 };
 
