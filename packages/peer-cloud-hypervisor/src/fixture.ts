@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { BitmapTracker, type MigrationEvent, type RamPlacement, type RamSource, RangeThreads } from "@multifd/engine";
 import { closeDescriptor, createMemfd, mapFile, readMemory, unmap, writeMemory } from "@multifd/native";
-import { ERAS } from "@multifd/protocol";
+import { ERAS, SystemError } from "@multifd/protocol";
 import { runCloudHypervisorDestination } from "./destination.js";
 import type { AdoptedRam, CloudHypervisorDestinationGuest, CloudHypervisorDestinationJob } from "./destination-job.js";
 import type { MemoryMap } from "./memory-map.js";
@@ -135,7 +135,7 @@ export class FixtureDestination implements CloudHypervisorDestinationGuest {
 
   #step(name: string): void {
     this.calls.push(name);
-    if (this.failAt === name) throw Object.assign(new Error(`told to fail at ${name}`));
+    if (this.failAt === name) throw new SystemError("TEST_REFUSAL", `told to fail at ${name}`);
   }
 
   async loadConfig(config: Uint8Array, _map: MemoryMap): Promise<void> {
