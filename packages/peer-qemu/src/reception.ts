@@ -47,6 +47,9 @@ export type Connections = {
 const POLL_MS = 100;
 /** Between looks at a connection that has sent part of what is due. */
 const PARTIAL_MS = 5;
+/** So long nobody may have come before a source that is refused has all its connections; and when we wait no longer. */
+const SETTLE_MS = 250;
+const SETTLE_MAX_MS = 1000;
 const MAGIC_BYTES = 4;
 /** A TLS handshake has no clock of its own: ours covers it. */
 const WATCHED_HERE = 0;
@@ -98,8 +101,26 @@ export class Reception {
       const connections = { main: this.#main!, channels, uuid: this.#uuid! };
       this.#main = null;
       return connections;
+    } catch (error) {
+      await this.#settle();
+      throw error;
     } finally {
       this.close();
+    }
+  }
+
+  /**
+   * Holds whatever has come, and lets in what is still coming, until the source has connected all that it wants to.
+   *
+   * QEMU 7.2 dies (assertion in its yank.c, or a segmentation fault), or can never migrate again, when its main
+   * channel is closed while it still connects the others: one refusal in three when refused at once.
+   */
+  async #settle(): Promise<void> {
+    const deadline = performance.now() + SETTLE_MAX_MS;
+    for (let quiet = this.#closed || this.#idle(); !quiet && performance.now() < deadline; ) {
+      const [ready] = await pollReadable([this.#listener.descriptor], SETTLE_MS);
+      quiet = this.#closed || !ready;
+      if (!quiet) this.#letIn();
     }
   }
 
@@ -169,7 +190,7 @@ export class Reception {
 
   #takeMain(connection: Channel): void {
     if (this.#main !== null) {
-      connection.close();
+      this.#waiting.push(connection); // it goes with the others
       throw new ProtocolError("MAIN_CHANNEL_TWICE", "two connections began as main channel; one source at a time");
     }
     this.#main = connection;
@@ -183,7 +204,7 @@ export class Reception {
       this.#checkUuid(channel, uuid);
       this.#channels[channel] = connection;
     } catch (error) {
-      connection.close();
+      this.#waiting.push(connection);
       throw error;
     }
   }

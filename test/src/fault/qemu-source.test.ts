@@ -67,5 +67,29 @@ for (const version of versions) {
         assert.deepEqual([readdirSync(disk), readdirSync(dir)], [[], ["live"]]);
       });
     }
+
+    it("migrates after it was refused again and again for its number of channels", async () => {
+      const receiver = (channels: number) =>
+        startReceiver({
+          listen: `unix:${join(dir, "socket")}`,
+          channels,
+          compression: "none",
+          ram: { "pc.ram": join(dir, "received") },
+        });
+      await source.setMigration({ channels: 5, downtimeLimitMs: 10_000 });
+      // Refused at once, while it still connects, one in three 7.2 would never migrate again, and some would crash.
+      for (let time = 0; time < 8; time++) {
+        const { address, result } = await receiver(3);
+        await source.migrateTo(formatAddress(address));
+        const refusal = await result.then(() => assert.fail("the receiver took it"), ownError);
+        assert.equal(refusal.code, "MULTIFD_CHANNEL_ID");
+        assert.equal((await source.waitMigration()).status, "failed");
+      }
+      await waitForProgress(join(dir, "live"));
+      const { address, result } = await receiver(5);
+      await source.migrateTo(formatAddress(address));
+      await result;
+      assert.equal((await source.waitMigration()).status, "completed");
+    });
   });
 }
