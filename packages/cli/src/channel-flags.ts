@@ -18,7 +18,7 @@ import {
 
 /** A channel is a thread here; QEMU takes up to 255. */
 export const CHANNELS_MAX = 64;
-const BANDWIDTH_MAX = 2 ** 50;
+export const BANDWIDTH_MAX = 2 ** 50;
 const ROUNDS_MAX = 1_000_000;
 
 /** How long a source tries to reach the destination. */

@@ -9,6 +9,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { addBenchCommand } from "./commands/bench.js";
+import { addCloudHypervisorCommand } from "./commands/cloud-hypervisor.js";
 import { addConvertCommand } from "./commands/convert.js";
 import { addDemoCommand } from "./commands/demo.js";
 import { addDoctorCommand } from "./commands/doctor.js";
@@ -60,6 +61,7 @@ function buildProgram(context: CommandContext): Command {
   addMigrateCommand(program, context);
   addConvertCommand(program, context);
   addQemuCommand(program, context);
+  addCloudHypervisorCommand(program, context);
   addVhostUserCommand(program, context);
   addInspectCommand(program, context);
   addDoctorCommand(program, context);

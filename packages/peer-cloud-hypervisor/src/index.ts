@@ -10,14 +10,9 @@ export {
   DESTINATION_LIMITS,
 } from "./destination-job.js";
 export { type MappedBlock, MemoryMap, PAGE_BYTES } from "./memory-map.js";
-export {
-  CONFIG_FILE,
-  MEMORY_FILE,
-  openSnapshotDirectory,
-  type SavedRange,
-  type SnapshotDirectory,
-  STATE_FILE,
-} from "./snapshot/snapshot-directory.js";
-export { SnapshotWriter } from "./snapshot/snapshot-writer.js";
+export { openSnapshotDirectory, type SavedRange, type SnapshotDirectory } from "./snapshot/snapshot-directory.js";
+export { SnapshotGuest } from "./snapshot/snapshot-guest.js";
+export { snapshotSource } from "./snapshot/snapshot-source.js";
 export { runCloudHypervisorSource } from "./source.js";
 export { type CloudHypervisorSource, type CloudHypervisorSourceJob, describeMemory } from "./source-job.js";
+export { openStoredFiles, StoredFiles, type StoredPaths } from "./stored-files.js";

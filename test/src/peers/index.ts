@@ -14,6 +14,18 @@ export {
 } from "./boot-guest.js";
 export { HeadlessBrowser, type PageView, type ShownPage } from "./browser.js";
 export { type CertificateWishes, makeAuthority, makeCertificates, makeKeys, tlsObject } from "./certificates.js";
+export {
+  CONFIG as CLOUD_HYPERVISOR_CONFIG,
+  HIGH_BLOCK,
+  HIGH_BYTES,
+  LOW_BLOCK,
+  LOW_BYTES,
+  STATE as CLOUD_HYPERVISOR_STATE,
+  type StoredVm,
+  storedVm,
+  VM_CONFIG,
+  writeStoredVm,
+} from "./cloud-hypervisor-vm.js";
 export { FUSE_ROOT, FuseSession } from "./fuse-session.js";
 export { type CommandEvent, type CommandOutcome, MultifdProcess } from "./multifd-process.js";
 export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";

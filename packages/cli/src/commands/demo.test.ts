@@ -45,6 +45,7 @@ describe("multifd demo", () => {
     "--transport unix",
     "--transport tcp --compression zstd --channels 3",
     "--compression zlib --rate 0",
+    "--protocol cloud-hypervisor --channels 4",
   ]) {
     it(`moves a live guest and verifies every page: ${flags}`, async () => {
       const { code, lines, last } = await demo(`--ram-bytes 32M --rate 50M ${flags}`);

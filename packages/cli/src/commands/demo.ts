@@ -16,8 +16,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Address } from "@multifd/channel";
 import { runSource } from "@multifd/engine";
-import { QemuSourcePeer } from "@multifd/peer-qemu";
-import { ChannelError, type Compression, ConfigError, MigrationError, SystemError } from "@multifd/protocol";
+import { runCloudHypervisorSource } from "@multifd/peer-cloud-hypervisor";
+import { QemuSourcePeer, type QemuSourceTerms } from "@multifd/peer-qemu";
+import { ChannelError, type Compression, ConfigError, ERAS, MigrationError, SystemError } from "@multifd/protocol";
 import { type Command, Option } from "commander";
 import {
   addDowntimeLimit,
@@ -27,8 +28,9 @@ import {
   checkLevel,
   type SpeedFlags,
 } from "../channel-flags.js";
+import { liveSource } from "../cloud-hypervisor/guest-process.js";
 import { GuestProcess } from "../demo/guest-process.js";
-import { ReceiverProcess } from "../demo/receiver-process.js";
+import { type DemoProtocol, ReceiverProcess } from "../demo/receiver-process.js";
 import { crossedBytes, type DemoResult, describeDemo } from "../demo/summary.js";
 import { verifyMigration } from "../demo/verify.js";
 import type { OutputFlags } from "../event-output.js";
@@ -48,6 +50,7 @@ type DemoFlags = SpeedFlags &
     readonly compression: Compression;
     readonly downtimeLimit: number;
     readonly transport: "unix" | "tcp";
+    readonly protocol: DemoProtocol;
     readonly tls?: boolean;
   };
 
@@ -92,12 +95,19 @@ export function addDemoCommand(program: Command, context: CommandContext): void 
     .addOption(
       new Option("--transport <kind>", "sockets between the two ends").choices(["unix", "tcp"]).default("unix"),
     )
+    .addOption(
+      new Option("--protocol <name>", "what the two ends speak; --channels are connections in Cloud Hypervisor's")
+        .choices(["multifd", "cloud-hypervisor"])
+        .default("multifd"),
+    )
     .option("--tls", "encrypt between the two ends, by a key made for this run");
   addDowntimeLimit(addSpeedFlags(command));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: DemoFlags) => {
       checkLevel(command, flags);
+      if (flags.protocol === "cloud-hypervisor" && flags.compression !== "none")
+        command.error("error: --compression: Cloud Hypervisor's protocol has none");
       if (flags.ramBytes % 4096 !== 0)
         command.error("error: --ram-bytes: the guest's RAM is whole pages of 4096 bytes");
       if (flags.workingSet !== undefined && flags.workingSet > flags.ramBytes) {
@@ -135,10 +145,10 @@ async function demonstrate(flags: DemoFlags, watch: MigrationWatch): Promise<Dem
       flags.transport === "tcp"
         ? { kind: "tcp", host: "127.0.0.1", port: 0 }
         : { kind: "unix", path: path("destination.sock") };
-    const { channels, compression } = flags;
+    const { channels, compression, protocol } = flags;
     const tls = flags.tls ? { tlsCreds: makeKey(directory) } : {};
     const receiver = await keep(
-      ReceiverProcess.start({ guest: incoming.address, listen, channels, compression, ...tls }),
+      ReceiverProcess.start({ protocol, guest: incoming.address, listen, channels, compression, ...tls }),
     );
     return await moveAndVerify(flags, watch, { guest, incoming, receiver, tls });
   } finally {
@@ -189,30 +199,9 @@ async function moveAndVerify(flags: DemoFlags, watch: MigrationWatch, stage: Sta
 }
 
 async function move(flags: DemoFlags, watch: MigrationWatch, source: LiveGuest, { receiver, tls }: Stage) {
-  const { channels, compression, level, downtimeLimit, maxBandwidth } = flags;
-  const { address } = receiver;
-  const peer = new QemuSourcePeer({
-    address,
-    channels,
-    connectTimeoutMs: CONNECT_TIMEOUT_MS,
-    compression,
-    ...connectTls(tls, address),
-  });
+  const send = flags.protocol === "multifd" ? sendMultifd : sendCloudHypervisor;
   try {
-    return await runSource({
-      guest: source,
-      peer,
-      onEvent: watch.onEvent,
-      signal: watch.signal,
-      compression,
-      level,
-      devices: null,
-      downtimeLimitMs: downtimeLimit,
-      maxBandwidth,
-      roundsMax: ROUNDS_MAX,
-      atRoundLimit: "switchover",
-      stallTimeoutMs: STALL_TIMEOUT_MS,
-    });
+    return await send(flags, watch, source, { address: receiver.address, ...connectTls(tls, receiver.address) });
   } catch (error) {
     if (!(error instanceof MigrationError) || watch.signal.aborted) throw error;
     // The destination is our own child: what it says of the failure is worth more than its echo here.
@@ -220,4 +209,44 @@ async function move(flags: DemoFlags, watch: MigrationWatch, source: LiveGuest, 
     if (reason === null) throw error;
     throw new SystemError(error.code, `${error.message} [${reason}]`, { cause: error });
   }
+}
+
+type Terms = Pick<QemuSourceTerms, "address" | "tls">;
+
+function sendMultifd(flags: DemoFlags, watch: MigrationWatch, guest: LiveGuest, terms: Terms) {
+  const { channels, compression, level, downtimeLimit, maxBandwidth } = flags;
+  return runSource({
+    guest,
+    peer: new QemuSourcePeer({ ...terms, channels, compression, connectTimeoutMs: CONNECT_TIMEOUT_MS }),
+    onEvent: watch.onEvent,
+    signal: watch.signal,
+    compression,
+    level,
+    devices: null,
+    downtimeLimitMs: downtimeLimit,
+    maxBandwidth,
+    roundsMax: ROUNDS_MAX,
+    atRoundLimit: "switchover",
+    stallTimeoutMs: STALL_TIMEOUT_MS,
+  });
+}
+
+function sendCloudHypervisor(flags: DemoFlags, watch: MigrationWatch, guest: LiveGuest, terms: Terms) {
+  const { channels, downtimeLimit, maxBandwidth } = flags;
+  return runCloudHypervisorSource({
+    ...terms,
+    source: liveSource(guest),
+    era: ERAS.v53,
+    memory: "stream",
+    channels,
+    handOver: "resume",
+    connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    onEvent: watch.onEvent,
+    signal: watch.signal,
+    downtimeLimitMs: downtimeLimit,
+    maxBandwidth,
+    roundsMax: ROUNDS_MAX,
+    atRoundLimit: "switchover",
+    stallTimeoutMs: STALL_TIMEOUT_MS,
+  });
 }

@@ -13,7 +13,10 @@ import type { MigrationEvent, MigrationResult } from "@multifd/engine";
 import { SystemError } from "@multifd/protocol";
 import { endProcess } from "./end-process.js";
 
+export type DemoProtocol = "multifd" | "cloud-hypervisor";
+
 export type ReceiverOptions = {
+  readonly protocol: DemoProtocol;
   readonly guest: Address;
   readonly listen: Address;
   readonly channels: number;
@@ -37,9 +40,11 @@ export class ReceiverProcess {
   /** @throws {SystemError} with the child's own code and message, when it cannot listen. */
   static async start(options: ReceiverOptions): Promise<ReceiverProcess> {
     const main = fileURLToPath(new URL("../main.js", import.meta.url));
-    const words = ["receive", "--json", "--guest", formatAddress(options.guest)];
-    words.push("--listen", formatAddress(options.listen));
-    words.push("--channels", String(options.channels), "--compression", options.compression);
+    const { protocol, channels, compression } = options;
+    const words = protocol === "multifd" ? ["receive"] : ["cloud-hypervisor", "receive"];
+    words.push("--json", "--guest", formatAddress(options.guest), "--listen", formatAddress(options.listen));
+    if (protocol === "multifd") words.push("--channels", String(channels), "--compression", compression);
+    else words.push("--connections", String(channels));
     if (options.tlsCreds !== undefined) words.push("--tls-creds", options.tlsCreds);
     const child = spawn(process.execPath, [main, ...words], { stdio: ["ignore", "pipe", "pipe"], detached: true });
 

@@ -10,10 +10,8 @@
  */
 import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { seekData } from "@multifd/native";
 import {
   ConfigError,
-  type MemoryMapping,
   type MemoryRange,
   ProtocolError,
   placeError,
@@ -22,17 +20,17 @@ import {
   unsavedRam,
   vmConfigOf,
 } from "@multifd/protocol";
+import { copyData } from "./copy-data.js";
 import { onFile } from "./file-action.js";
 import { CONFIG_FILE, MEMORY_FILE, STATE_FILE } from "./snapshot-directory.js";
 
 /** A mapping and where the writer's file has it. */
 type PlacedMapping = { readonly gpa: bigint; readonly lengthBytes: number; readonly fileOffsetBytes: number };
 /** A piece of the writer's file, in the order in which the finished one has them. */
-type Piece = { readonly from: number; readonly lengthBytes: number };
+export type Piece = { readonly from: number; readonly lengthBytes: number };
 
 const REORDERED_FILE = `${MEMORY_FILE}.reordered`;
 const OUR_FILES = [CONFIG_FILE, STATE_FILE, MEMORY_FILE, REORDERED_FILE];
-const COPY_BYTES = 2 ** 20;
 
 export class SnapshotWriter {
   readonly #path: string;
@@ -80,7 +78,7 @@ export class SnapshotWriter {
    * @returns Its descriptor, the writer's to close, and where each mapping begins in it.
    */
   async placeRam(
-    mappings: readonly MemoryMapping[],
+    mappings: readonly MemoryRange[],
   ): Promise<{ readonly descriptor: number; readonly offsets: readonly number[] }> {
     let end = 0;
     this.#mappings = mappings.map(({ gpa, lengthBytes }) => {
@@ -112,7 +110,7 @@ export class SnapshotWriter {
    */
   async finish(config: Uint8Array, state: Uint8Array): Promise<void> {
     const vmConfig = vmConfigOf(config);
-    const pieces = this.#order(state);
+    const pieces = this.orderOf(state);
     await this.#arrange(pieces);
     await writeSynced(join(this.#partial, CONFIG_FILE), vmConfig);
     await writeSynced(join(this.#partial, STATE_FILE), state);
@@ -129,8 +127,8 @@ export class SnapshotWriter {
     await rmdir(this.#partial).catch(() => {});
   }
 
-  /** What State wants `memory-ranges` to hold. */
-  #order(state: Uint8Array): readonly Piece[] {
+  /** What State wants `memory-ranges` to hold. @throws as `finish`, which asks again. */
+  orderOf(state: Uint8Array): readonly Piece[] {
     try {
       const memory = readSavedMemory(readStateTree(state));
       const [unsaved] = unsavedRam(memory);
@@ -197,35 +195,23 @@ function merge(pieces: readonly Piece[]): readonly Piece[] {
   return merged;
 }
 
-/** Copies what holds data; holes stay holes. */
+/** The pieces one behind the other, in a file of their own. */
 async function copyPieces(from: FileHandle, path: string, pieces: readonly Piece[], bytes: number): Promise<void> {
   const out = await open(path, "wx", 0o600);
   try {
     await out.truncate(bytes);
-    const buffer = Buffer.alloc(COPY_BYTES);
-    let start = 0;
+    let at = 0;
     for (const piece of pieces) {
-      for (let at = 0; at < piece.lengthBytes; ) {
-        const data = seekData(from.fd, piece.from + at);
-        at = data === null ? piece.lengthBytes : Math.max(at, data - piece.from);
-        if (at >= piece.lengthBytes) break;
-        const due = Math.min(COPY_BYTES, piece.lengthBytes - at);
-        const { bytesRead } = await from.read(buffer, 0, due, piece.from + at);
-        await writeAll(out, buffer.subarray(0, bytesRead), start + at);
-        at += bytesRead;
-      }
-      start += piece.lengthBytes;
+      await copyData(
+        { descriptor: from.fd, offsetBytes: piece.from },
+        { descriptor: out.fd, offsetBytes: at },
+        piece.lengthBytes,
+      );
+      at += piece.lengthBytes;
     }
     await out.datasync();
   } finally {
     await out.close();
-  }
-}
-
-async function writeAll(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done);
-    done += bytesWritten;
   }
 }
 
