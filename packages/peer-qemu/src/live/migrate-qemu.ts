@@ -7,7 +7,7 @@
  * the guest goes on here, tracking ends, and the settings are as they were.
  */
 import type { Address } from "@multifd/channel";
-import { attachTracking, type EventSink, type MigrationResult, runSource } from "@multifd/engine";
+import { attachTracking, directIoFiles, type EventSink, type MigrationResult, runSource } from "@multifd/engine";
 import { ChannelError, type Compression, MigrationError } from "@multifd/protocol";
 import { MigrationSettings } from "../drive/migration-settings.js";
 import { checkSource, nameQemu } from "../drive/preflight.js";
@@ -62,9 +62,10 @@ export async function migrateQemu(job: MigrateQemuJob): Promise<MigrationResult>
       const settings = await MigrationSettings.take(qmp, nameQemu(facts));
       try {
         await settings.set(captureSettings());
-        const tracking = await attachTracking({ pid: ram.pid, ram: ram.blocks });
+        const direct = directIoFiles(ram.pid).length > 0 ? qmp : null;
+        const tracking = await attachTracking({ pid: ram.pid, ram: ram.blocks, transfersHeld: direct !== null });
         try {
-          const guest = new SourceQemu(ram, tracking.tracker, record, capture);
+          const guest = new SourceQemu(ram, tracking.tracker, record, capture, direct);
           const result = await send(job, guest, facts.uuid);
           await letGo(job, capture);
           return result;
