@@ -8,7 +8,9 @@
  *
  *   describe  pause  resume  save  load N  run  status  check  rate N  quit
  *
- * `describe` is answered in one message that carries the RAM's descriptor.
+ * `describe` is answered in one message that carries the RAM's descriptor. A guest
+ * with vhost-user devices tells more there, and knows one command more: see
+ * packages/cli/src/vhost-user/guest-devices.ts. This one has none.
  */
 #include "guest.h"
 

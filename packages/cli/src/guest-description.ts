@@ -7,6 +7,8 @@
  */
 import { describeRamBlock, type RamBlock } from "@multifd/memory";
 import { ProtocolError } from "@multifd/protocol";
+import { isWhole } from "./answer-values.js";
+import { type GuestDevice, type MemoryRun, parseDevices, parseMemory } from "./vhost-user/guest-devices.js";
 
 /** What an answer may have in it; nothing of it is believed yet. Source: native/guest/control.c. */
 export type GuestAnswer = {
@@ -14,6 +16,8 @@ export type GuestAnswer = {
   readonly error?: unknown;
   readonly pid?: unknown;
   readonly blocks?: unknown;
+  readonly memory?: unknown;
+  readonly devices?: unknown;
   readonly tracking?: unknown;
   readonly trackingError?: unknown;
   readonly bytes?: unknown;
@@ -35,6 +39,9 @@ export type GuestBlock = {
 export type GuestDescription = {
   readonly pid: number;
   readonly blocks: readonly GuestBlock[];
+  /** Where they lie in guest-physical memory; a guest without vhost-user devices need not say. */
+  readonly memory: readonly MemoryRun[];
+  readonly devices: readonly GuestDevice[];
   /** Whether the guest's process has registered its RAM for write tracking. */
   readonly tracking: boolean;
   /** Why not. */
@@ -64,6 +71,8 @@ export function parseDescription(answer: GuestAnswer, place: string): GuestDescr
   return {
     pid,
     blocks: parsed,
+    memory: parseMemory(answer.memory ?? [], parsed, wrong),
+    devices: parseDevices(answer.devices ?? [], parsed.length, wrong),
     tracking: answer.tracking === true,
     trackingError: typeof trackingError === "string" ? trackingError : "it gives no reason",
   };
@@ -78,8 +87,4 @@ function parseBlock(entry: unknown): GuestBlock | null {
   if (address % pageBytes !== 0) return null;
   const block = describeRamBlock(name, bytes, pageBytes);
   return block && { block, address };
-}
-
-function isWhole(value: unknown, min: number, max: number): value is number {
-  return Number.isInteger(value) && (value as number) >= min && (value as number) <= max;
 }

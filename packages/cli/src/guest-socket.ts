@@ -12,9 +12,10 @@
  */
 import { Socket } from "node:net";
 import { type Address, Channel, formatAddress } from "@multifd/channel";
-import { closeDescriptor, pollReadable, receiveDescriptors, sendBytes } from "@multifd/native";
+import { closeDescriptor, pollReadable, receiveDescriptors, sendBytes, sendDescriptors } from "@multifd/native";
 import { ChannelError, ConfigError, ProtocolError, SystemError } from "@multifd/protocol";
 import { type GuestAnswer, type GuestDescription, parseDescription } from "./guest-description.js";
+import { countDescriptors } from "./vhost-user/guest-devices.js";
 
 const DESCRIPTORS_MAX = 64;
 const ANSWER_BYTES_MAX = 65536;
@@ -40,6 +41,13 @@ export type GuestVerdict = GuestStatus & {
   readonly firstBadPage: number | null;
 };
 
+/** A connection to a back-end, and what its front-end has agreed on. */
+export type Connection = {
+  readonly offered: bigint;
+  readonly protocolFeatures: bigint;
+  readonly descriptor: number;
+};
+
 type Waiter = {
   /** How many of the buffered bytes answer; null: more are needed. */
   readonly find: (buffered: Buffer) => number | null;
@@ -49,10 +57,12 @@ type Waiter = {
 
 export class GuestSocket {
   readonly description: GuestDescription;
-  /** One per RAM block, in that order. */
+  /** One per RAM block, in that order; behind them what `GuestDevice` names. */
   readonly descriptors: readonly number[];
   readonly #place: string;
   readonly #socket: Socket;
+  readonly #descriptor: number;
+  readonly #taken = new Set<number>();
   #buffered: Buffer = Buffer.alloc(0);
   #waiter: Waiter | null = null;
   #failure: Error | null = null;
@@ -64,6 +74,7 @@ export class GuestSocket {
     descriptors: readonly number[],
   ) {
     this.#place = place;
+    this.#descriptor = descriptor;
     this.description = description;
     this.descriptors = descriptors;
     this.#socket = new Socket({ fd: descriptor, readable: true, writable: true });
@@ -151,6 +162,15 @@ export class GuestSocket {
     };
   }
 
+  /** Gives the guest the connection to a device's back-end, to keep; our descriptor of it stays ours. */
+  async adopt(device: string, connection: Connection): Promise<void> {
+    const { offered, protocolFeatures, descriptor } = connection;
+    const command = `adopt ${device} 0x${offered.toString(16)} 0x${protocolFeatures.toString(16)}\n`;
+    await this.#answerTo("adopt", ANSWER_MS, () =>
+      sendDescriptors(this.#descriptor, Buffer.from(command), [descriptor]),
+    );
+  }
+
   /** Bytes of RAM dirtied per second from now on. */
   async setRate(bytesPerSecond: number): Promise<void> {
     await this.#ask(`rate ${bytesPerSecond}`);
@@ -161,20 +181,31 @@ export class GuestSocket {
     await this.#ask("quit");
   }
 
+  /** Hands one of the descriptors over to a new owner, who closes it. */
+  take(at: number): number {
+    this.#taken.add(at);
+    return this.descriptors[at]!;
+  }
+
   /** Gives connection and descriptors back; the guest stays as it is. */
   close(): void {
     if (this.#socket.destroyed) return;
     this.#failure ??= new ChannelError("GUEST_GONE", `${this.#place}: closed on our side`);
     this.#socket.destroy();
-    for (const descriptor of this.descriptors) closeDescriptor(descriptor);
+    for (const [at, descriptor] of this.descriptors.entries()) if (!this.#taken.has(at)) closeDescriptor(descriptor);
   }
 
   async #ask(command: string, payload: Uint8Array = NOTHING, timeoutMs = ANSWER_MS): Promise<GuestAnswer> {
-    if (this.#failure) throw this.#failure;
     // In one piece: a guest that refuses the command closes, and a second write could lose its reason.
-    this.#socket.write(Buffer.concat([Buffer.from(`${command}\n`), payload]));
+    const text = Buffer.concat([Buffer.from(`${command}\n`), payload]);
+    return await this.#answerTo(command.split(" ")[0]!, timeoutMs, () => this.#socket.write(text));
+  }
+
+  async #answerTo(command: string, timeoutMs: number, send: () => void): Promise<GuestAnswer> {
+    if (this.#failure) throw this.#failure;
+    send();
     const line = await this.#receive(findLine, timeoutMs);
-    return parseAnswer(line, `${this.#place}, ${command.split(" ")[0]}`);
+    return parseAnswer(line, `${this.#place}, ${command}`);
   }
 
   #number(answer: GuestAnswer, name: keyof GuestAnswer): number {
@@ -252,8 +283,9 @@ async function describe(descriptor: number, place: string, descriptors: number[]
   descriptors.push(...received.descriptors);
   const answer = parseAnswer(line.subarray(0, received.bytes), `${place}, describe`);
   const description = parseDescription(answer, place);
-  if (description.blocks.length !== descriptors.length) {
-    const text = `${place}: ${descriptors.length} descriptors for ${description.blocks.length} RAM blocks`;
+  const due = countDescriptors(description.blocks.length, description.devices);
+  if (descriptors.length !== due) {
+    const text = `${place}: ${descriptors.length} descriptors came with its description, ${due} were due`;
     throw new ProtocolError("GUEST_ANSWER", text);
   }
   return description;

@@ -39,6 +39,10 @@ export class IncomingGuest implements DestinationGuest {
     return new IncomingGuest(await GuestSocket.connect(address));
   }
 
+  get socket(): GuestSocket {
+    return this.#socket;
+  }
+
   /** Pause to first write here, by the guest's own clock; null before `commit`. Means something on one machine only. */
   get downtimeMs(): number | null {
     return this.#downtimeMs;

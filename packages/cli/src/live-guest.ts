@@ -65,6 +65,11 @@ export class LiveGuest implements SourceGuest {
     return this.#socket.resume();
   }
 
+  /** What it tells of its vhost-user devices, and the descriptors that this speaks of. */
+  get socket(): GuestSocket {
+    return this.#socket;
+  }
+
   status(): Promise<GuestStatus> {
     return this.#socket.status();
   }

@@ -62,6 +62,13 @@ export class AttachedDevice {
     this.#bases = bases;
   }
 
+  /** A device that was started through the same connection, by another process. */
+  static running(frontEnd: FrontEnd, guest: GuestSide): AttachedDevice {
+    const device = new AttachedDevice(frontEnd, guest);
+    device.#isRunning = true;
+    return device;
+  }
+
   get isRunning(): boolean {
     return this.#isRunning;
   }

@@ -72,6 +72,13 @@ export type Inflight = {
   readonly queueSize: number;
 };
 
+/** What front-end and back-end have agreed on about their connection. */
+export type Negotiated = {
+  /** Device features that the back-end offers. */
+  readonly offered: bigint;
+  readonly protocolFeatures: bigint;
+};
+
 export class FrontEnd {
   readonly #channel: RequestChannel;
   /** Device features that the back-end offers. */
@@ -80,7 +87,7 @@ export class FrontEnd {
   readonly protocolFeatures: bigint;
   #acknowledged = 0n;
 
-  private constructor(channel: RequestChannel, offered: bigint, protocolFeatures: bigint) {
+  private constructor(channel: RequestChannel, { offered, protocolFeatures }: Negotiated) {
     this.#channel = channel;
     this.offered = offered;
     this.protocolFeatures = protocolFeatures;
@@ -106,13 +113,44 @@ export class FrontEnd {
     const channel = new RequestChannel(descriptor, name, terms.replyTimeoutMs);
     try {
       const offered = numberOf((await channel.request("GET_FEATURES", nothing)).payload);
-      const agreed = await negotiate(channel, offered, terms.deviceState2023 === true);
+      const protocolFeatures = await negotiate(channel, offered, terms.deviceState2023 === true);
       await channel.request("SET_OWNER", nothing);
-      return new FrontEnd(channel, offered, agreed);
+      return new FrontEnd(channel, { offered, protocolFeatures });
     } catch (error) {
       channel.close();
       throw error;
     }
+  }
+
+  /**
+   * Goes on where another process was with the same connection: nothing is negotiated again, for back-ends close on it.
+   *
+   * @param descriptor    Owned from here on; the other process does not use its own meanwhile.
+   * @param negotiated    As a front-end of ours has told it.
+   * @param acknowledged  Device features that hold.
+   */
+  static takeOver(
+    descriptor: number,
+    name: string,
+    negotiated: Negotiated,
+    acknowledged: bigint,
+    replyTimeoutMs: number,
+  ): FrontEnd {
+    const channel = new RequestChannel(descriptor, name, replyTimeoutMs);
+    applyFeatures(channel, negotiated.protocolFeatures);
+    const frontEnd = new FrontEnd(channel, negotiated);
+    frontEnd.#acknowledged = acknowledged;
+    return frontEnd;
+  }
+
+  /** The connection, for passing it on; stays ours. */
+  get descriptor(): number {
+    return this.#channel.descriptor;
+  }
+
+  /** Ends our use of a connection that another process has, too. Idempotent. */
+  leave(): void {
+    this.#channel.leave();
   }
 
   get name(): string {
@@ -386,9 +424,14 @@ async function negotiate(channel: RequestChannel, offered: bigint, takes2023: bo
   const bit2023 = featureSet(protocolFeature.deviceState2023);
   if (takes2023 && !hasBit(agreed, protocolFeature.deviceState)) agreed |= theirs & bit2023;
   await channel.request("SET_PROTOCOL_FEATURES", vhostUserNumber.encode({ value: agreed }));
+  applyFeatures(channel, agreed);
+  return agreed;
+}
+
+/** What was agreed on decides how messages look from here on. */
+function applyFeatures(channel: RequestChannel, agreed: bigint): void {
   if (hasBit(agreed, protocolFeature.replyAck)) channel.expectAcknowledgements();
   if (hasBit(agreed, protocolFeature.deviceState2023)) channel.useNumbersOf2023();
-  return agreed;
 }
 
 function numberOf(payload: Uint8Array): bigint {

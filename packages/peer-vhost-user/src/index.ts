@@ -18,7 +18,7 @@ export type { Chain, DeviceQueue } from "./device-queue.js";
 export { type DeviceRecord, encodeRecordHead, openRecord, recordName } from "./device-record.js";
 export { DirtyLog, LOG_PAGE_BYTES, logBytes } from "./dirty-log.js";
 export { deviceFeature, featureSet, hasBit, nameProtocolFeatures, protocolFeature } from "./features.js";
-export { FrontEnd, type FrontEndTerms, type Inflight } from "./front-end.js";
+export { FrontEnd, type FrontEndTerms, type Inflight, type Negotiated } from "./front-end.js";
 export { type GuestRun, LogTracker } from "./log-tracker.js";
 export type { MemoryRegion } from "./memory-table.js";
 export { RngDevice } from "./rng-device.js";

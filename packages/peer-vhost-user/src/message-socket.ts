@@ -100,9 +100,14 @@ export class MessageSocket {
 
   /** Whoever waits in `receive` is told within a moment. Idempotent. */
   close(): void {
+    if (this.#isOpen) shutdownSocket(this.#descriptor);
+    this.leave();
+  }
+
+  /** Gives up our descriptor of the connection; it stands as long as another process has one. Idempotent. */
+  leave(): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
-    shutdownSocket(this.#descriptor);
     closeDescriptor(this.#descriptor);
   }
 

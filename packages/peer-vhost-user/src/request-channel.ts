@@ -79,6 +79,17 @@ export class RequestChannel {
     return answer;
   }
 
+  /** For passing the connection on. */
+  get descriptor(): number {
+    return this.#socket.descriptor;
+  }
+
+  /** Ends our use of a connection that another process has, too. */
+  leave(): void {
+    this.#broken ??= new ChannelError("VHOST_CLOSED", `${this.name}: the connection is another process's now`);
+    this.#socket.leave();
+  }
+
   close(): void {
     this.#broken ??= new ChannelError("VHOST_CLOSED", `${this.name}: the connection was closed here`);
     this.#socket.close();

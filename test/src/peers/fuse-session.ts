@@ -17,7 +17,8 @@ export class FuseSession {
   readonly #memory: GuestMemory;
   readonly #queue: DriverQueue;
   readonly #at: number;
-  #unique = 1n;
+  /** Of the next request. */
+  unique = 1n;
 
   /** @param at  Guest address of four pages for requests and answers. */
   constructor(memory: GuestMemory, queue: DriverQueue, at: number) {
@@ -29,7 +30,7 @@ export class FuseSession {
   /** The same session on another host: its memory and its ring have moved. */
   moveTo(memory: GuestMemory, queue: DriverQueue): FuseSession {
     const moved = new FuseSession(memory, queue, this.#at);
-    moved.#unique = this.#unique;
+    moved.unique = this.unique;
     return moved;
   }
 
@@ -63,7 +64,7 @@ export class FuseSession {
     const head = Buffer.alloc(REQUEST_HEAD_BYTES);
     head.writeUInt32LE(REQUEST_HEAD_BYTES + body.length, 0);
     head.writeUInt32LE(opcode, 4);
-    head.writeBigUInt64LE(this.#unique++, 8);
+    head.writeBigUInt64LE(this.unique++, 8);
     head.writeBigUInt64LE(BigInt(node), 16);
     this.#memory.write(this.#at, Buffer.concat([head, body]));
     const answerAt = this.#at + 8192;

@@ -26,6 +26,7 @@ export {
   VM_CONFIG,
   writeStoredVm,
 } from "./cloud-hypervisor-vm.js";
+export { ControlGuest, type ControlledLife } from "./control-guest.js";
 export { FUSE_ROOT, FuseSession } from "./fuse-session.js";
 export { type CommandEvent, type CommandOutcome, MultifdProcess } from "./multifd-process.js";
 export { findQemu, type QemuBinary, type QemuVersion } from "./qemu-binary.js";

@@ -7,7 +7,16 @@
  * event, never by time.
  */
 import { closeSync, readSync, writeSync } from "node:fs";
-import { closeDescriptor, createEvent, createMemfd, pollReadable, signalEvent, takeEvent } from "@multifd/native";
+import {
+  closeDescriptor,
+  createEvent,
+  createMemfd,
+  type Mapping,
+  pollReadable,
+  signalEvent,
+  takeEvent,
+  writeMemory,
+} from "@multifd/native";
 import type { MemoryRegion, Ring } from "@multifd/peer-vhost-user";
 
 const NEXT = 1;
@@ -24,6 +33,8 @@ export class GuestMemory {
   readonly regions: readonly MemoryRegion[];
   /** A bit per 4096-byte page of the file that was written through here: what the processors of a guest dirty. */
   readonly written: SharedArrayBuffer;
+  /** Where the file is mapped, if writes are to go through there; the owner's of the mapping. */
+  mapping: Mapping | null = null;
 
   /** @param descriptor  A memory file that holds the runs already, owned from here on; made if left out. */
   constructor(runs: readonly RamRun[], descriptor?: number) {
@@ -46,7 +57,8 @@ export class GuestMemory {
 
   write(guestAddress: number, bytes: Uint8Array): void {
     const offset = this.#offsetOf(guestAddress, bytes.length);
-    writeSync(this.descriptor, bytes, 0, bytes.length, offset);
+    if (this.mapping) writeMemory(this.mapping, offset, bytes);
+    else writeSync(this.descriptor, bytes, 0, bytes.length, offset);
     const words = new Int32Array(this.written);
     for (let page = offset >>> 12; page <= (offset + bytes.length - 1) >>> 12; page++) {
       Atomics.or(words, page >>> 5, 1 << (page & 31));
@@ -80,6 +92,12 @@ export type Buffers = {
   readonly in: readonly (readonly [address: number, bytes: number])[];
 };
 
+export type DriverState = {
+  readonly availableIndex: number;
+  readonly usedIndex: number;
+  readonly free: readonly number[];
+};
+
 /** The driver's side of one virtqueue. Descriptors are used from 0 on and given back with each answer. */
 export class DriverQueue {
   readonly ring: Ring;
@@ -105,10 +123,19 @@ export class DriverQueue {
   /** Goes on in other memory where another driver of the same ring was; the events stay its own. */
   moveTo(memory: GuestMemory, from: DriverQueue): this {
     this.#memory = memory;
-    this.#availableIndex = from.#availableIndex;
-    this.#usedIndex = from.#usedIndex;
-    this.#free = [...from.#free];
+    this.load(from.save());
     return this;
+  }
+
+  /** Where its driver stands, as `load` takes it. */
+  save(): DriverState {
+    return { availableIndex: this.#availableIndex, usedIndex: this.#usedIndex, free: [...this.#free] };
+  }
+
+  load(state: DriverState): void {
+    this.#availableIndex = state.availableIndex;
+    this.#usedIndex = state.usedIndex;
+    this.#free = [...state.free];
   }
 
   /** Makes a chain available and kicks. @returns its head. */

@@ -25,18 +25,21 @@ import { addOutputFlags, runMigration } from "../migration-command.js";
 import { address, guestAddress } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
 import { addConnectTlsFlags, checkTlsFlags, connectTls } from "../tls-flags.js";
+import { addBackEndFlag, type BackEndFlags, GuestBackEnds } from "../vhost-user/guest-back-ends.js";
 
 type MigrateFlags = ChannelFlags &
   SpeedFlags &
   ConvergenceFlags &
-  OutputFlags & {
+  OutputFlags &
+  BackEndFlags & {
     readonly guest: Address;
     readonly to: Address;
   };
 
 const EXAMPLE = `
 Example:
-  multifd migrate --guest unix:/run/guest.sock --to tcp:10.0.0.2:4444 --channels 4 --downtime-limit 100`;
+  multifd migrate --guest unix:/run/guest.sock --to tcp:10.0.0.2:4444 --channels 4 --downtime-limit 100
+  multifd migrate --guest unix:/run/guest.sock --to tcp:10.0.0.2:4444 --vhost-user files=/run/virtiofsd.sock`;
 
 export function addMigrateCommand(program: Command, context: CommandContext): void {
   const command = program
@@ -52,7 +55,7 @@ export function addMigrateCommand(program: Command, context: CommandContext): vo
         .makeOptionMandatory(),
     )
     .addOption(new Option("--to <address>", "tcp:HOST:PORT or unix:PATH").argParser(address).makeOptionMandatory());
-  addConnectTlsFlags(addRoundLimit(addDowntimeLimit(addSpeedFlags(addChannelFlags(command)))));
+  addBackEndFlag(addConnectTlsFlags(addRoundLimit(addDowntimeLimit(addSpeedFlags(addChannelFlags(command))))));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: MigrateFlags) => {
@@ -63,9 +66,11 @@ export function addMigrateCommand(program: Command, context: CommandContext): vo
 }
 
 async function migrate(context: CommandContext, flags: MigrateFlags): Promise<void> {
-  await runMigration(context, flags, async ({ onEvent, signal }) => {
+  await runMigration(context, flags, async ({ onEvent, signal, warn }) => {
     const guest = await LiveGuest.open(flags.guest);
+    let backEnds: GuestBackEnds | null = null;
     try {
+      backEnds = await GuestBackEnds.open(guest.socket, flags.vhostUser ?? new Map());
       const peer = new QemuSourcePeer({
         address: flags.to,
         channels: flags.channels,
@@ -74,8 +79,8 @@ async function migrate(context: CommandContext, flags: MigrateFlags): Promise<vo
         compression: flags.compression,
         ...connectTls(flags, flags.to),
       });
-      return await runSource({
-        guest,
+      const result = await runSource({
+        guest: backEnds.around(guest),
         peer,
         onEvent,
         signal,
@@ -88,7 +93,12 @@ async function migrate(context: CommandContext, flags: MigrateFlags): Promise<vo
         atRoundLimit: flags.atRoundLimit,
         stallTimeoutMs: flags.stallTimeout,
       });
+      backEnds.end();
+      return result;
     } finally {
+      for (const [name, error] of backEnds?.lost ?? [])
+        warn(`device "${name}" could not be resumed, the guest goes on without it: ${error.message}`);
+      backEnds?.leave();
       guest.close();
     }
   });

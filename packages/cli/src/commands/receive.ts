@@ -22,10 +22,12 @@ import { address, guestAddress, ramFile } from "../option-values.js";
 import { addSnapshotFlags, type SnapshotFlags, snapshotWriter } from "../snapshot-flags.js";
 import type { CommandContext } from "../terminal.js";
 import { addListenTlsFlags, checkTlsFlags, listenTls } from "../tls-flags.js";
+import { addBackEndFlag, type BackEndFlags, WaitingBackEnds } from "../vhost-user/guest-back-ends.js";
 
 type ReceiveFlags = ChannelFlags &
   OutputFlags &
-  SnapshotFlags & {
+  SnapshotFlags &
+  BackEndFlags & {
     readonly listen: Address;
     readonly out?: string;
     readonly ram?: ReadonlyMap<string, string>;
@@ -75,7 +77,7 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
         .conflicts(["ram", "devices"]),
     );
   addSnapshotFlags(command, "mapped-ram");
-  addHandshakeTimeout(addListenTlsFlags(addChannelFlags(command)));
+  addBackEndFlag(addHandshakeTimeout(addListenTlsFlags(addChannelFlags(command))));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: ReceiveFlags) => {
@@ -92,6 +94,8 @@ export function addReceiveCommand(program: Command, context: CommandContext): vo
       if (flags.form !== undefined && flags.out === undefined) {
         command.error("error: --form is a snapshot's: name its file with --out PATH");
       }
+      if (flags.vhostUser && !flags.guest)
+        command.error("error: --vhost-user names a guest's devices: name the guest with --guest unix:PATH");
       checkTlsFlags(command);
       await receive(context, flags);
     });
@@ -112,10 +116,13 @@ async function receive(context: CommandContext, flags: ReceiveFlags): Promise<vo
         new RamFiles(flags.ram ?? new Map(), deviceSaver(flags.devices), flags.ignoreShared ? "shared" : "received"),
       );
     const guest = await IncomingGuest.open(flags.guest);
+    let backEnds: WaitingBackEnds | null = null;
     try {
-      const result = await take(flags, watch, guest);
+      backEnds = await WaitingBackEnds.open(guest.socket, flags.vhostUser ?? new Map());
+      const result = await take(flags, watch, backEnds.around(guest));
       return { ...result, downtimeMs: guest.downtimeMs };
     } finally {
+      backEnds?.leave();
       guest.close();
     }
   });

@@ -4,20 +4,25 @@
  * multifd is the front-end here, and most back-ends serve one: stop the one that
  * has it first. virtiofsd and passt end when the connection does.
  */
+import type { Address } from "@multifd/channel";
 import { FrontEnd, nameProtocolFeatures } from "@multifd/peer-vhost-user";
 import { MigrationError } from "@multifd/protocol";
 import { type Command, Option } from "commander";
 import { Cancellation } from "../cancellation.js";
 import { CONNECT_TIMEOUT_MS } from "../channel-flags.js";
-import { milliseconds, wholeNumber } from "../option-values.js";
+import { GuestSocket } from "../guest-socket.js";
+import { guestAddress, milliseconds, wholeNumber } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
 import { type DirtyInterval, type MemoryFile, type PlacedRing, watchDirty } from "../vhost-user/dirty-view.js";
+import { addBackEndFlag, type BackEndFlags, GuestBackEnds } from "../vhost-user/guest-back-ends.js";
 import { features, memoryFile, placedRing } from "../vhost-user/option-values.js";
 import { loadStateFile, saveStateFile } from "../vhost-user/state-file.js";
 
-type BackEndFlags = { readonly socket: string; readonly replyTimeout: number; readonly json?: boolean };
-type StateFlags = BackEndFlags & { readonly state: string };
-type DirtyLogFlags = BackEndFlags & {
+type JsonFlag = { readonly json?: boolean };
+type SocketFlags = JsonFlag & { readonly socket: string; readonly replyTimeout: number };
+type AttachFlags = JsonFlag & BackEndFlags & { readonly guest: Address };
+type StateFlags = SocketFlags & { readonly state: string };
+type DirtyLogFlags = SocketFlags & {
   readonly memory: readonly MemoryFile[];
   readonly ring?: readonly PlacedRing[];
   readonly features: bigint;
@@ -30,6 +35,7 @@ const INTERVAL_MS = 1000;
 
 const EXAMPLE = `
 Examples:
+  multifd vhost-user attach --guest unix:/run/guest.sock --vhost-user files=/run/virtiofsd.sock
   multifd vhost-user save --socket /run/virtiofsd.sock --state files.state
   multifd vhost-user load --socket /run/other.sock --state files.state
   multifd vhost-user dirty-log --socket /run/blk.sock --memory 0=/dev/shm/vm.ram --ring 0=128,0x1000,0x2000,0x3000`;
@@ -39,11 +45,12 @@ export function addVhostUserCommand(program: Command, context: CommandContext): 
     .command("vhost-user")
     .summary("a vhost-user back-end's state, and what it writes")
     .description(
-      "Saves and loads a vhost-user back-end's own state, or shows the pages of guest memory that it writes.",
+      "Saves and loads a vhost-user back-end's own state, shows the pages of guest memory that it writes, or gives " +
+        "a guest process the back-ends of its devices.",
     )
     .addHelpText("after", EXAMPLE);
 
-  addBackEndFlags(group.command("save").description("Saves a back-end's state into a file."))
+  addSocketFlags(group.command("save").description("Saves a back-end's state into a file."))
     .requiredOption("--state <file>", "where it goes; replaced when the new one is whole")
     .action((flags: StateFlags) =>
       runWithBackEnd(context, flags, async (frontEnd, { signal }) => {
@@ -52,7 +59,7 @@ export function addVhostUserCommand(program: Command, context: CommandContext): 
       }),
     );
 
-  addBackEndFlags(group.command("load").description("Loads a back-end's state out of a file."))
+  addSocketFlags(group.command("load").description("Loads a back-end's state out of a file."))
     .requiredOption("--state <file>", "as save wrote it")
     .action((flags: StateFlags) =>
       runWithBackEnd(context, flags, async (frontEnd, { signal }) => {
@@ -61,13 +68,35 @@ export function addVhostUserCommand(program: Command, context: CommandContext): 
       }),
     );
 
+  const attach = group
+    .command("attach")
+    .description("Connects back-ends to a running guest process's devices, starts them, and hands it the connections.")
+    .addOption(
+      new Option("--guest <address>", "the guest's control socket, unix:PATH")
+        .argParser(guestAddress)
+        .makeOptionMandatory(),
+    )
+    .option("--json", "print one JSON object per event on stdout; the last is completed or failed");
+  addBackEndFlag(attach).action((flags: AttachFlags) =>
+    tellOutcome(context, flags, async () => {
+      const guest = await GuestSocket.connect(flags.guest);
+      try {
+        (await GuestBackEnds.open(guest, flags.vhostUser ?? new Map())).leave();
+      } finally {
+        guest.close();
+      }
+      const devices = [...(flags.vhostUser?.keys() ?? [])];
+      return { text: `attached: ${devices.join(", ") || "nothing"}`, fields: { devices } };
+    }),
+  );
+
   const dirtyLog = group
     .command("dirty-log")
     .description(
       "Attaches a back-end to memory files and rings, kicks the rings at every interval, and shows the pages " +
         "that it has written. Ctrl-C ends it.",
     );
-  addBackEndFlags(dirtyLog)
+  addSocketFlags(dirtyLog)
     .addOption(
       new Option("--memory <ADDRESS=PATH>", "a file that holds guest memory from this address on (repeatable)")
         .argParser(memoryFile)
@@ -90,7 +119,7 @@ export function addVhostUserCommand(program: Command, context: CommandContext): 
     .action((flags: DirtyLogFlags) => showDirtyLog(context, flags));
 }
 
-function addBackEndFlags(command: Command): Command {
+function addSocketFlags(command: Command): Command {
   return command
     .requiredOption("--socket <path>", "the back-end's unix socket")
     .addOption(new Option("--reply-timeout <ms>", "for each of its replies").argParser(milliseconds).default(10_000))
@@ -121,34 +150,53 @@ function intervalText({ elapsedMs, pages, ranges }: DirtyInterval): string {
 
 type Outcome = { readonly text: string; readonly fields: Readonly<Record<string, unknown>> };
 
-/** Connects, acts, and says how it went: as JSON on stdout, for people on stderr. */
+/** Connects and acts. */
 async function runWithBackEnd(
   context: CommandContext,
-  { socket: path, replyTimeout: replyTimeoutMs, json }: BackEndFlags,
-  act: (frontEnd: FrontEnd, watch: { readonly signal: AbortSignal }) => Promise<Outcome>,
+  flags: SocketFlags,
+  act: (frontEnd: FrontEnd, watch: Watch) => Promise<Outcome>,
+): Promise<void> {
+  await tellOutcome(context, flags, async (watch) => {
+    const { socket: path, replyTimeout: replyTimeoutMs } = flags;
+    const frontEnd = await FrontEnd.connect({ path, connectTimeoutMs: CONNECT_TIMEOUT_MS, replyTimeoutMs });
+    try {
+      const protocolFeatures = nameProtocolFeatures(frontEnd.protocolFeatures);
+      watch.say(
+        { event: "connected", peer: frontEnd.name, protocolFeatures },
+        `${frontEnd.name}: ${protocolFeatures.join(", ")}`,
+      );
+      return await act(frontEnd, watch);
+    } finally {
+      frontEnd.close();
+    }
+  });
+}
+
+type Watch = {
+  readonly signal: AbortSignal;
+  readonly say: (event: Readonly<Record<string, unknown>>, text: string) => void;
+};
+
+/** Acts, and says how it went: as JSON on stdout, for people on stderr. */
+async function tellOutcome(
+  context: CommandContext,
+  { json }: JsonFlag,
+  act: (watch: Watch) => Promise<Outcome>,
 ): Promise<void> {
   const { terminal } = context;
   const cancellation = new Cancellation();
-  const say = (event: Readonly<Record<string, unknown>>, text: string) => {
+  const say: Watch["say"] = (event, text) => {
     if (json) terminal.out(`${JSON.stringify(event)}\n`);
     else terminal.err(`${text}\n`);
   };
-  let frontEnd: FrontEnd | null = null;
   try {
-    frontEnd = await FrontEnd.connect({ path, connectTimeoutMs: CONNECT_TIMEOUT_MS, replyTimeoutMs });
-    const protocolFeatures = nameProtocolFeatures(frontEnd.protocolFeatures);
-    say(
-      { event: "connected", peer: frontEnd.name, protocolFeatures },
-      `${frontEnd.name}: ${protocolFeatures.join(", ")}`,
-    );
-    const { text, fields } = await act(frontEnd, { signal: cancellation.signal });
+    const { text, fields } = await act({ signal: cancellation.signal, say });
     say({ event: "completed", ...fields }, text);
   } catch (error) {
     context.exitCode = 1;
     const { code, message } = tellFailure(error, cancellation.signal);
     say({ event: "failed", code, message }, `failed: ${message} [${code}]`);
   } finally {
-    frontEnd?.close();
     cancellation.end();
   }
 }
