@@ -232,7 +232,7 @@ class SourceMigration {
       const startedMs = performance.now();
       await this.#sendPass(table, "running");
       const elapsedMs = performance.now() - startedMs;
-      this.#harvest();
+      await this.#hold();
       const dirtyPages = this.#dirtyPages();
       const normalBytes = (this.#totals().normalPages - before) * PAGE_BYTES;
       const verdict = convergence.judge({ normalBytes, elapsedMs }, dirtyPages * PAGE_BYTES);
@@ -294,6 +294,13 @@ class SourceMigration {
 
   #harvest(): void {
     for (const [index, bitmap] of this.#dirty.entries()) this.#job.source.guest.tracker?.harvest(index, bitmap);
+  }
+
+  /** Harvests from the running guest. Not cut short by a failure elsewhere: whoever holds transfers has to let them go. */
+  async #hold(): Promise<void> {
+    const { guest } = this.#job.source;
+    if (guest.holdTransfers === undefined) this.#harvest();
+    else await guest.holdTransfers(async () => this.#harvest());
   }
 
   #dirtyPages(): number {
