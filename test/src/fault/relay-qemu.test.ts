@@ -17,6 +17,7 @@ import {
   waitForSweep,
   zeroImage,
 } from "../peers/index.js";
+import { startGateway } from "./gateway.js";
 import { ownError } from "./refusal.js";
 
 const BYTES = 32 * 2 ** 20;
@@ -159,6 +160,27 @@ for (const version of versions) {
       assert.equal(error.code, "CHANNEL_BROKEN");
       assert.match(error.message, /^destination at unix:/);
       await assertSourceRunsOn();
+    });
+
+    it("fails at the source when the destination is killed while it loads its devices", async () => {
+      const heir = await startDestination();
+      // The first device section of every x86 machine; what it is followed by is held back.
+      const gateway = await startGateway(path("gate"), path("out"), {
+        main: (seen) => {
+          const at = seen.indexOf("\x05timer");
+          return at >= 0 && seen.length >= at + 8000 ? at + 8000 : null;
+        },
+      });
+      try {
+        const failed = fail(never, nothing, { to: `unix:${path("gate")}` }, 2 ** 40);
+        await Promise.race([gateway.held, failed.then(() => assert.fail("it failed before it came to the devices"))]);
+        await heir.stop();
+        // What the kernel has taken counts as sent: from then on the relay does not know.
+        assert.match((await failed).code, /^(CHANNEL_BROKEN|ACKNOWLEDGEMENT_LOST)$/);
+        await assertSourceRunsOn();
+      } finally {
+        await gateway.close();
+      }
     });
 
     it("fails at the source when the destination hangs while RAM passes", async () => {
