@@ -5,6 +5,7 @@
  * beside the one that the test holds. Owns the VMs and their directory.
  */
 import assert from "node:assert/strict";
+import { readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import {
   type BootGuest,
@@ -69,7 +70,7 @@ export class LiveVms {
       memory,
       extraArgs: ["-qmp", `unix:${qmp},server=on,wait=off`, ...(options.extraArgs ?? [])],
     });
-    const vm = { qemu, ram: memory[0]!.path, qmp, serial };
+    const vm = { qemu, ram: memory[0]?.path ?? "", qmp, serial };
     this.#vms.push(vm);
     return vm;
   }
@@ -96,17 +97,28 @@ export class LiveVms {
     return sent.last.downtimeMs ?? -1;
   }
 
+  /** The RAM of a VM that has it in a memfd, under the VM's own descriptor. */
+  memfdOf({ qemu }: LiveVm): string {
+    const folder = `/proc/${qemu.pid}/fd`;
+    const found = readdirSync(folder).find((number) =>
+      /^\/memfd:memory-backend/.test(readlinkSync(join(folder, number))),
+    );
+    assert.ok(found, "no memfd");
+    return join(folder, found);
+  }
+
   check(vm: LiveVm): BootGuestState {
     return checkBootGuest(vm.ram, this.#guest);
   }
 
   /** What holds of a guest that has moved: it runs on, no page is stale, and its output has no gap. */
   async assertGoesOn(vm: LiveVm, left: BootGuestState): Promise<void> {
+    const index = this.#vms.findIndex(({ qmp }) => qmp === vm.qmp);
     await waitForSweep(vm.ram, left.sweep + 2);
     await vm.qemu.execute("stop");
     const now = this.check(vm);
     // It may stop before it has printed the sweep that it has noted.
-    const printed = checkSerialOutput(...this.#vms.slice(0, this.#vms.indexOf(vm) + 1).map(({ serial }) => serial));
+    const printed = checkSerialOutput(...this.#vms.slice(0, index + 1).map(({ serial }) => serial));
     assert.ok(now.sweep - printed <= 1 && printed > left.sweep, `${now.sweep} sweeps, ${printed} printed`);
     await vm.qemu.execute("cont");
   }
