@@ -30,8 +30,9 @@ export function describeMachine(): Machine {
 const SPARE_BYTES = 2 ** 30;
 
 /** @throws {Error} where image and destination do not fit into memory together. */
-export function checkRoom(ramBytes: number): void {
-  requireRoom(2 * ramBytes, `an image and a destination of ${gib(ramBytes)} GiB each; take a smaller --ram-bytes`);
+export function checkRoom(ramBytes: number, imageBytes: number, receivedBytes: number): void {
+  const what = `an image and a destination of ${gib(ramBytes)} GiB; take a smaller --ram-bytes`;
+  requireRoom(imageBytes + receivedBytes, what);
 }
 
 /** @throws {Error} where a destination does not fit into memory. */

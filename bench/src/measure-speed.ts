@@ -49,11 +49,13 @@ export async function measureSpeed(
     if (chosen.length === 0) throw new Error(`no variant of ${codec.method} is left to measure; mind --only`);
     if (held !== `${image} ${ramBytes}`) {
       rmSync(imagePath, { force: true });
-      checkRoom(ramBytes);
+      const { write, stored } = findImage(image);
+      const fills = variants.some((variant) => variant.fillsImage && isChosen(variant, terms));
+      checkRoom(ramBytes, ramBytes * (fills ? 1 : stored), ramBytes * stored);
       if (chosen.some(({ needsQemu }) => needsQemu.there) && !devices.has(ramBytes))
         devices.set(ramBytes, await takeDevicePart(qemu, ramBytes, dir));
       say(`making an image of ${ramBytes / 2 ** 20} MiB, ${image}`);
-      findImage(image).write(imagePath, ramBytes);
+      write(imagePath, ramBytes);
       held = `${image} ${ramBytes}`;
     }
     const measured = await measureCase(chosen, { case: each, imagePath, place }, rounds, say);

@@ -45,7 +45,7 @@ Usage: multifd bench [options], or npm run bench -- [options]
 Without options: 1 GiB, ${names(codecs)}, 2 channels, unix sockets; sizes below it; live guests; the coordinator alone.
 A setting takes a list (1,2,4); all combinations of what is listed are measured.
 
-  --ram-bytes SIZES     guest RAM, such as 512M,4G; twice that must be free (default 1G)
+  --ram-bytes SIZES     guest RAM, such as 512M,4G; up to twice that must be free (default 1G)
   --compression LIST    of ${names(codecs)} (default all)
   --channels LIST       packet channels, 1 to 64 (default 2)
   --transport LIST      of unix, tcp (default unix)

@@ -18,6 +18,8 @@ export type Variant = {
   readonly source: SourceProgram;
   readonly destination: DestinationKind;
   readonly speaks: (codec: Codec) => boolean;
+  /** Whether the source maps the image and reads its holes, which then take memory. */
+  readonly fillsImage: boolean;
   /** Whether a QEMU has to be here, or at the destination. */
   readonly needsQemu: { readonly here: boolean; readonly there: boolean };
 };
@@ -38,6 +40,7 @@ export function variantsWith(version: QemuVersion, devices: (job: SourceJob) => 
       source: qemuSource(version),
       destination: "qemu",
       speaks: qemusCodecs,
+      fillsImage: true,
       needsQemu: { here: true, there: true },
     },
     {
@@ -46,6 +49,7 @@ export function variantsWith(version: QemuVersion, devices: (job: SourceJob) => 
       source: qemuSource(version),
       destination: "multifd",
       speaks: qemusCodecs,
+      fillsImage: true,
       needsQemu: { here: true, there: false },
     },
     {
@@ -54,6 +58,7 @@ export function variantsWith(version: QemuVersion, devices: (job: SourceJob) => 
       source: multifdSourceWith(devices),
       destination: "qemu",
       speaks: qemusCodecs,
+      fillsImage: false,
       needsQemu: { here: true, there: true },
     },
     {
@@ -62,6 +67,7 @@ export function variantsWith(version: QemuVersion, devices: (job: SourceJob) => 
       source: multifdSource,
       destination: "multifd",
       speaks: everyCodec,
+      fillsImage: false,
       needsQemu: nowhere,
     },
     raw("raw ceiling, recv", "other", "mapping", "raw-mapping"),
@@ -71,5 +77,13 @@ export function variantsWith(version: QemuVersion, devices: (job: SourceJob) => 
 }
 
 function raw(name: string, role: Role, through: "mapping" | "file", destination: DestinationKind): Variant {
-  return { name, role, source: rawSource(through), destination, speaks: uncompressed, needsQemu: nowhere };
+  return {
+    name,
+    role,
+    source: rawSource(through),
+    destination,
+    speaks: uncompressed,
+    fillsImage: through === "mapping",
+    needsQemu: nowhere,
+  };
 }

@@ -19,6 +19,9 @@ import { checkArrivalRoom, describeMachine } from "../machine.js";
 import { FORMAT, parseArrival } from "./arrival-message.js";
 import { type Message, readLines, writeLine } from "./line-channel.js";
 
+/** How long one that came too early may take to hang up. */
+const FAREWELL_MS = 5000;
+
 /** Says where it listens and serves until the process ends. @throws {Error} where it cannot listen. */
 export async function listenForBench(at: Address, qemu: QemuVersion, say: (line: string) => void): Promise<void> {
   const server = await openListener(at, qemu, say);
@@ -38,15 +41,20 @@ export async function openListener(at: Address, qemu: QemuVersion, say: (line: s
   let isBusy = false;
   const server = createServer((socket) => {
     if (isBusy) {
+      socket.on("error", () => {}); // it has gone by itself
+      socket.resume(); // what is left unread would cut the answer short
+      socket.setTimeout(FAREWELL_MS, () => socket.destroy());
       writeLine(socket, { id: 0, error: "another bench is being served" });
       socket.end();
       return;
     }
     isBusy = true;
     say(`serving ${socket.remoteAddress ?? "a bench on this machine"}`);
-    void serve(socket, qemu, say).finally(() => {
+    const end = (why: string) => {
       isBusy = false;
-    });
+      say(`free again: ${why}`);
+    };
+    serve(socket, qemu).then(end, (error: Error) => end(error.message));
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -56,7 +64,8 @@ export async function openListener(at: Address, qemu: QemuVersion, say: (line: s
   return server;
 }
 
-async function serve(socket: Socket, qemu: QemuVersion, say: (line: string) => void): Promise<void> {
+/** @returns why it ended, in words, when everything that it started has ended too. */
+async function serve(socket: Socket, qemu: QemuVersion): Promise<string> {
   const dir = createScratchDir("ram");
   const receivedPath = join(dir, "received");
   const place = localPlace(qemu, receivedPath, (socket.localAddress ?? LOOPBACK).replace(/^::ffff:/, ""));
@@ -83,8 +92,10 @@ async function serve(socket: Socket, qemu: QemuVersion, say: (line: string) => v
         await stop();
         const arrival = parseArrival(question);
         checkArrivalRoom(arrival.ramBytes);
-        current = await place.start(arrival);
-        return { address: current.address };
+        const started = await place.start(arrival);
+        if (socket.destroyed) await started.stop(); // nobody is left to ask for it
+        current = started;
+        return { address: started.address };
       }
       case "completed":
         return { usage: await destination().completed() };
@@ -98,7 +109,7 @@ async function serve(socket: Socket, qemu: QemuVersion, say: (line: string) => v
         throw new Error(`a question ${JSON.stringify(ask)}`);
     }
   };
-  await new Promise<void>((resolve) => {
+  const why = await new Promise<string>((resolve) => {
     readLines(
       socket,
       (question) => {
@@ -108,15 +119,13 @@ async function serve(socket: Socket, qemu: QemuVersion, say: (line: string) => v
           (error: Error) => writeLine(socket, { id, error: error.message }),
         );
       },
-      (why) => {
-        say(`served: ${why}`);
-        resolve();
-      },
+      resolve,
     );
   });
   await stop();
   rmSync(receivedPath, { force: true });
   removeScratchDir(dir);
+  return why;
 }
 
 /** SHA-256 of a file. */

@@ -6,5 +6,6 @@ import type { Role } from "../variants.js";
 export function colorOf(variant: string, role: Role): string {
   if (role !== "other") return `c-${role}`;
   if (variant.startsWith("QEMU")) return "c-from-qemu";
-  return variant.startsWith("multifd") ? "c-to-qemu" : "c-raw";
+  if (variant.startsWith("multifd")) return "c-to-qemu";
+  return variant.includes("UFFDIO") ? "c-raw-fresh" : "c-raw";
 }

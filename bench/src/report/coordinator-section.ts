@@ -55,13 +55,19 @@ export function coordinatorSections(report: CoordinatorReport): readonly string[
         "chart",
         "Time to plan a round",
         legend(cost),
-        drawLines({ summary: "Planning time against size", x, y: y("ms per round", "log10"), series: cost }),
+        drawLines({
+          summary: "Planning time against size",
+          x,
+          y: y("ms per round", "log10"),
+          series: cost,
+          level: null,
+        }),
       ),
       figure(
         "chart",
         "Memory",
         legend([memory]),
-        drawLines({ summary: "Memory against size", x, y: y("MiB", "linear"), series: [memory] }),
+        drawLines({ summary: "Memory against size", x, y: y("MiB", "linear"), series: [memory], level: null }),
       ),
       ...(harvests.length === 0
         ? []

@@ -34,6 +34,8 @@ export type LineChart = {
   readonly x: Axis;
   readonly y: Axis;
   readonly series: readonly Series[];
+  /** A line across, for what is compared with; null for none. */
+  readonly level: { readonly y: number; readonly name: string } | null;
 };
 
 const WIDTH = 640;
@@ -43,10 +45,11 @@ const MARK = 4.5;
 /** Between the crosses of two series. */
 const END_STEP = 14;
 
-export function drawLines({ summary, x, y, series }: LineChart): string {
+export function drawLines({ summary, x, y, series, level }: LineChart): string {
   const points = series.flatMap((each) => each.points);
   const xs = [...points.map((point) => point.x), ...series.flatMap(({ end }) => end?.x ?? [])];
   const ys = points.flatMap((point) => (point.range ? [point.y, point.range.min, point.range.max] : [point.y]));
+  if (level) ys.push(level.y);
   const [scaleX, scaleY] = [scaleOf(x, xs), scaleOf(y, ys)];
   const place = {
     x: (value: number) => AREA.left + scaleX.at(value) * (AREA.right - AREA.left),
@@ -57,6 +60,7 @@ export function drawLines({ summary, x, y, series }: LineChart): string {
     HEIGHT,
     summary,
     ...drawAxes(x, y, scaleX, scaleY, place),
+    ...(level ? drawLevel(level, place) : []),
     ...series.map((each, index) => drawSeries(each, index, place)),
   );
 }
@@ -90,6 +94,14 @@ function drawAxes(x: Axis, y: Axis, scaleX: Scale, scaleY: Scale, place: Place):
     element("line", { x1: AREA.left, x2: AREA.right, y1: AREA.bottom, y2: AREA.bottom, class: "axis-line" }),
     label({ x: (AREA.left + AREA.right) / 2, y: AREA.bottom + 41 }, x.title, "axis", "middle"),
     label({ x: 4, y: 14 }, y.title, "axis"),
+  ];
+}
+
+function drawLevel({ y, name }: NonNullable<LineChart["level"]>, place: Place): string[] {
+  const at = place.y(y);
+  return [
+    element("line", { x1: AREA.left, x2: AREA.right, y1: at, y2: at, class: "level" }),
+    label({ x: AREA.left + 6, y: at - 5 }, name, "level-name"),
   ];
 }
 

@@ -5,7 +5,7 @@ import type { LivePoint, LiveReport } from "../live/live-report.js";
 import type { Spread } from "../statistics.js";
 import { colorOf } from "./colors.js";
 import { figure, legend, section } from "./html.js";
-import { drawLines, type LinePoint, type Series } from "./line-chart.js";
+import { drawLines, type LineChart, type LinePoint, type Series } from "./line-chart.js";
 import { drawTimeline } from "./timeline-chart.js";
 
 const MIB = 2 ** 20;
@@ -16,10 +16,13 @@ export function liveSections(live: LiveReport): readonly string[] {
   return [
     section(
       "Live migration against dirty rate",
-      `How ${guest} fares, ${live.channels} channels, unix sockets, no compression, a downtime limit of ${live.downtimeLimitMs} ms; medians of ${live.runs}. ` +
+      `How ${guest} fares, ${live.channels} channels, unix sockets, no compression, a downtime limit of ${live.downtimeLimitMs} ms; ${live.runs === 1 ? "one migration each" : `medians of ${live.runs}`}. ` +
         `A cross marks the rate at which a migration did not converge within ${live.limitMs / 1000} s; a line that ends without one belongs to a guest that could not write faster.`,
-      lineFigure(live, "Downtime", "ms without a running vCPU", ({ downtimeMs }) => downtimeMs),
-      lineFigure(live, "Total time", "ms from the command to the end", ({ totalMs }) => totalMs),
+      lineFigure(live, "Downtime", "ms without a running vCPU", ({ downtimeMs }) => downtimeMs, {
+        y: live.downtimeLimitMs,
+        name: "limit",
+      }),
+      lineFigure(live, "Total time", "ms from the command to the end", ({ totalMs }) => totalMs, null),
     ),
     section(
       "One migration as it went",
@@ -38,7 +41,13 @@ function formatRate(bytesPerSecond: number): string {
   return `${(bytesPerSecond / 1e6).toFixed(0)} MB/s`;
 }
 
-function lineFigure(live: LiveReport, title: string, unit: string, of: (point: LivePoint) => Spread | null): string {
+function lineFigure(
+  live: LiveReport,
+  title: string,
+  unit: string,
+  of: (point: LivePoint) => Spread | null,
+  level: LineChart["level"],
+): string {
   const variants = [...new Set(live.points.map(({ variant }) => variant))];
   const series = variants.map((variant): Series => {
     const points = live.points.filter((point) => point.variant === variant);
@@ -49,7 +58,7 @@ function lineFigure(live: LiveReport, title: string, unit: string, of: (point: L
       points: points.flatMap((point) => toLinePoint(point, of(point))),
       end: lost
         ? {
-            x: lost.askedRate / 1e6,
+            x: lost.reachedRate / 1e6,
             tip: `${variant}: does not converge at ${formatRate(lost.askedRate)}; the guest wrote ${formatRate(lost.reachedRate)}`,
           }
         : null,
@@ -60,6 +69,7 @@ function lineFigure(live: LiveReport, title: string, unit: string, of: (point: L
     x: { title: "MB of RAM dirtied per second", format: (value: number) => `${value}`, scale: "linear" as const },
     y: { title: unit, format: (value: number) => `${value}`, scale: "linear" as const },
     series,
+    level,
   };
   return figure("chart", title, legend(series), drawLines(chart));
 }

@@ -45,7 +45,7 @@ function header({ machine, destinationMachine, qemu, startedAt, rounds }: Report
       ? [`source on ${describe(machine)}`, `destination on ${describe(destinationMachine)}`]
       : [describe(machine)]),
     ...(qemu ? [qemu] : ["no QEMU to compare with"]),
-    `${rounds} rounds each`,
+    `${rounds} ${rounds === 1 ? "round" : "rounds"} each`,
     `${startedAt.slice(0, 16).replace("T", " ")} UTC`,
   ];
   const busy = [machine, ...(destinationMachine ? [destinationMachine] : [])].some(({ load }) => load > QUIET_LOAD);

@@ -32,6 +32,7 @@ export function describeSettings({ ramBytes, image, channels, transport }: CaseR
 }
 
 export function formatSize(bytes: number): string {
+  if (bytes >= 1024 * GIB) return `${+(bytes / GIB / 1024).toFixed(2)} TiB`;
   return bytes >= GIB ? `${+(bytes / GIB).toFixed(2)} GiB` : `${bytes / 2 ** 20} MiB`;
 }
 
@@ -43,7 +44,7 @@ export function speedSections(cases: readonly CaseReport[], rounds: number): rea
   return [
     section(
       "Throughput",
-      `Guest RAM moved per second, zero pages included: ${common}. Bars are medians of ${rounds}, whiskers the slowest and the fastest round.`,
+      `Guest RAM moved per second, zero pages included: ${common}. ${rounds === 1 ? "One round" : `Bars are medians of ${rounds} rounds, whiskers the slowest and the fastest`}.`,
       ...bases.map((each) => figure("chart", `Compression ${each.method}`, drawBars(throughputBars(each)))),
     ),
     section(
@@ -134,6 +135,7 @@ function lineSections(cases: readonly CaseReport[], bases: readonly CaseReport[]
         x: { title: axes.xTitle, format: (value) => `${+value.toFixed(2)}`, scale: "linear" },
         y: { title: axes.yTitle, format: (value) => `${+value.toFixed(2)}`, scale: "linear" },
         series: linesOf(varied, axes.x, axes.y),
+        level: null,
       };
       return [figure("chart", `Compression ${base.method}`, legend(chart.series), drawLines(chart))];
     });

@@ -4,14 +4,14 @@
 export const STYLE = `
 :root {
   --ground: #f6f7f9; --paper: #ffffff; --ink: #1a2230; --soft: #5b6675; --faint: #e4e8ee; --edge: #dfe4ea;
-  --qemu: #d9822b; --ours: #2563eb; --ceiling: #64748b; --from-qemu: #0f9d8a; --to-qemu: #8b5cf6; --raw: #a3aebb;
+  --qemu: #d9822b; --ours: #2563eb; --ceiling: #64748b; --from-qemu: #0f9d8a; --to-qemu: #8b5cf6; --raw: #a3aebb; --raw-fresh: #c08497;
   --good: #15803d; --good-ground: #dcfce7; --bad: #b91c1c; --bad-ground: #fee2e2; --band: #ef4444;
   --shadow: 0 1px 2px rgb(16 24 40 / 6%), 0 1px 3px rgb(16 24 40 / 8%);
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #0e131b; --paper: #171e29; --ink: #e6ebf2; --soft: #9aa7b8; --faint: #273142; --edge: #273142;
-    --qemu: #f0a04b; --ours: #6ea0ff; --ceiling: #8b9bb0; --from-qemu: #35c7b2; --to-qemu: #b294ff; --raw: #5c6a7d;
+    --qemu: #f0a04b; --ours: #6ea0ff; --ceiling: #8b9bb0; --from-qemu: #35c7b2; --to-qemu: #b294ff; --raw: #5c6a7d; --raw-fresh: #a8748a;
     --good: #6ee7a0; --good-ground: #123524; --bad: #fca5a5; --bad-ground: #401a1d; --band: #f87171;
     --shadow: none;
   }
@@ -50,7 +50,7 @@ text.wire-axis { fill: var(--qemu); }
 .grid { stroke: var(--faint); stroke-width: 1; }
 .axis-line { stroke: var(--soft); stroke-width: 1; }
 .c-qemu { --color: var(--qemu); } .c-ours { --color: var(--ours); } .c-ceiling { --color: var(--ceiling); }
-.c-from-qemu { --color: var(--from-qemu); } .c-to-qemu { --color: var(--to-qemu); } .c-raw { --color: var(--raw); }
+.c-from-qemu { --color: var(--from-qemu); } .c-to-qemu { --color: var(--to-qemu); } .c-raw { --color: var(--raw); } .c-raw-fresh { --color: var(--raw-fresh); }
 .bar { fill: var(--color); }
 .bar.pale { fill-opacity: 0.45; }
 .bar.round { fill: var(--ours); fill-opacity: 0.85; }
@@ -61,6 +61,8 @@ text.wire-axis { fill: var(--qemu); }
 .mark { fill: var(--color); stroke: var(--paper); stroke-width: 1; }
 .cross { fill: none; stroke: var(--color); stroke-width: 2.5; stroke-linecap: round; }
 .dashes { stroke: var(--color); stroke-width: 1.5; stroke-dasharray: 4 4; }
+.level { stroke: var(--band); stroke-width: 1.5; stroke-dasharray: 2 4; }
+text.level-name { fill: var(--band); }
 .band { fill: var(--band); fill-opacity: 0.55; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 8px; padding: 0; font-size: 13px; color: var(--soft); }
 .legend li { display: flex; align-items: center; gap: 7px; }

@@ -31,7 +31,7 @@ export function tip(text: string): string {
 
 /** How wide a text comes out at most, at the charts' letter size. */
 export function textWidth(text: string): number {
-  return text.length * 6.7;
+  return text.length * 7.2;
 }
 
 /** A drawing that is as wide as its place. @param summary  What it shows, for those who do not see it. */
