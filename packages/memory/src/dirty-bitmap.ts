@@ -52,10 +52,12 @@ export class DirtyBitmap {
     this.words.fill(0, whole + 1);
   }
 
-  /** Number of dirty pages. */
+  /** Number of dirty pages. By index: an iterator takes twice the time, which shows at a tebibyte (bench, coordinator). */
   count(): number {
+    const { words } = this;
     let pages = 0;
-    for (const word of this.words) {
+    for (let at = 0; at < words.length; at++) {
+      const word = words[at]!;
       if (word === 0xffff_ffff) pages += 32;
       else if (word !== 0) pages += countBits(word);
     }
