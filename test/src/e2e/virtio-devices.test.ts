@@ -1,22 +1,18 @@
 /** What real QEMUs save of virtio devices: decoded, found in order against guest RAM, and encoded to the same bytes. */
 import assert from "node:assert/strict";
-import { closeSync, openSync, readFileSync, readSync, truncateSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  ChunkSource,
   checkVirtioDevice,
-  decodeMainStream,
   decodeVirtioDevice,
   encodeVirtioDevice,
   featureNames,
   type GuestMemory,
   guestFeatures,
   joinBackendState,
-  parseVmDescription,
   statusNames,
   type VirtioDevice,
   virtioRings,
-  walkDeviceSections,
 } from "@multifd/protocol";
 import {
   BackEndProcess,
@@ -32,6 +28,7 @@ import {
   waitForProgress,
   zeroImage,
 } from "../peers/index.js";
+import { deviceSections } from "./device-sections.js";
 
 const RAM_BYTES = 64 * 2 ** 20;
 const versions: readonly QemuVersion[] = ["7.2", "11.1"];
@@ -100,7 +97,7 @@ for (const version of versions) {
       assert.equal(outcome.status, "completed", outcome.error ?? "");
       const memory = guestMemory();
       const devices = new Map<string, VirtioDevice>();
-      for (const { name, version: sectionVersion, bytes } of await sections(path("stream"))) {
+      for (const { name, version: sectionVersion, bytes } of await deviceSections(path("stream"))) {
         if (!/\/(virtio|vhost)-/.test(name)) continue;
         const device = decodeVirtioDevice(name, bytes, sectionVersion);
         assert.ok(device !== null, `${name} is strange to us`);
@@ -218,7 +215,7 @@ describe("virtio devices of QEMU 11.1", () => {
       await vm.migrateTo(`exec:cat >${join(dir, "stream")}`);
       const outcome = await vm.waitMigration();
       assert.equal(outcome.status, "completed", outcome.error ?? "");
-      const fs = (await sections(join(dir, "stream"))).find(({ name }) => name.endsWith("/vhost-user-fs"));
+      const fs = (await deviceSections(join(dir, "stream"))).find(({ name }) => name.endsWith("/vhost-user-fs"));
       const device = decodeVirtioDevice(fs!.name, fs!.bytes, fs!.version)!;
       assert.deepEqual(Buffer.from(encodeVirtioDevice(device)), Buffer.from(fs!.bytes));
       const state = joinBackendState(device.sectionSubsections.backendState!);
@@ -230,21 +227,3 @@ describe("virtio devices of QEMU 11.1", () => {
     }
   });
 });
-
-/** The device sections of a recorded stream: name, version and data. */
-async function sections(path: string): Promise<{ name: string; version: number; bytes: Uint8Array }[]> {
-  const stream = new Uint8Array(readFileSync(path));
-  for await (const event of decodeMainStream(new ChunkSource(chunk(stream)))) {
-    if (event.kind !== "devices") continue;
-    const walked = walkDeviceSections(event.bytes, parseVmDescription(event.description)).sections;
-    return walked.map(({ name, version, at, lengthBytes }) => {
-      const dataAt = at + 14 + name.length; // type, id, length and name, instance, version
-      return { name, version, bytes: event.bytes.subarray(dataAt, at + lengthBytes - 5) };
-    });
-  }
-  throw new Error(`${path} holds no device sections`);
-}
-
-async function* chunk(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield bytes;
-}
