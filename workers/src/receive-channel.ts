@@ -1,4 +1,4 @@
-/** Thread entry of a receiving channel: takes a task, runs it, answers. */
+/** Thread entry of a receiving channel: takes a task, runs it until its stream ends, answers. */
 import {
   attendMuster,
   type ChannelResult,

@@ -1,4 +1,4 @@
-/** Thread entry of a relay's channel, incoming or outgoing: takes a task, runs it, answers. */
+/** Thread entry of a relay channel, incoming or outgoing: takes a task, runs it until it is told to stop, answers. */
 import {
   attendMuster,
   type ChannelResult,
