@@ -80,6 +80,7 @@ describe("bench", () => {
         [
           ["QEMU 11.1 → QEMU 11.1", true],
           ["QEMU 11.1 → multifd", true],
+          ["multifd moves QEMU 11.1", true],
           ["multifd → multifd", true],
         ],
       );
@@ -128,7 +129,7 @@ describe("bench", () => {
             const bars = VARIANTS + VARIANTS_WITH_CODEC; // of throughput, and twice as many of CPU: source and destination
             assert.equal(seen.bars, 3 * bars + report.live!.timeline.rounds.length);
             const sizes = 2 * bars;
-            const live = 2 * 3;
+            const live = 2 * 4;
             const coordinator = 3 * 2 + 2;
             assert.equal(seen.marks, sizes + live + coordinator);
             assert.equal(seen.ground, scheme === "light" ? "rgb(246, 247, 249)" : "rgb(14, 19, 27)");

@@ -12,6 +12,8 @@ export const codecs: readonly Codec[] = [
   { method: "none", qemu: "none" },
   { method: "zstd", qemu: "zstd" },
   { method: "zlib", qemu: "zlib" },
+  { method: "lz4", qemu: null },
+  { method: "auto", qemu: null },
 ];
 
 /** The level of every codec that has levels: QEMU's default, and ours. */

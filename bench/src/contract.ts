@@ -27,6 +27,25 @@ const CPU_DUE = 0.7;
 const IMAGE = "mixed";
 const CHANNELS = 2;
 
+/** What a codec that chooses must not be slower than, times the best that is fixed. */
+const CHOOSING = "auto";
+const CHOICE_DUE = 0.95;
+
+/**
+ * Judges a codec that chooses for itself beside the fixed ones of the same settings.
+ *
+ * @param fixed  multifd → multifd's medians with each fixed codec, in ms; nothing is judged without any.
+ */
+export function judgeChoice(
+  { codec }: Case,
+  summaries: readonly Summary[],
+  fixed: readonly number[],
+): readonly Verdict[] {
+  const ours = summaries.find(({ role }) => role === "ours");
+  if (codec.method !== CHOOSING || !ours || fixed.length === 0) return [];
+  return [atLeast("speed, times the best fixed method's", Math.min(...fixed) / ours.wallMs.median, CHOICE_DUE)];
+}
+
 /** Judges multifd → multifd; empty where that was not measured. Memory is judged in every case, speed in the contract's. */
 export function judge({ codec, channels, image }: Case, summaries: readonly Summary[]): readonly Verdict[] {
   const ours = summaries.find(({ role }) => role === "ours");

@@ -4,7 +4,7 @@
 import { parseArgs } from "node:util";
 import { type Address, parseAddress } from "@multifd/channel";
 import type { QemuVersion } from "@multifd/test/peers";
-import { codecs, findCodec } from "./codecs.js";
+import { codecs } from "./codecs.js";
 import type { Transport } from "./endpoint.js";
 import { images } from "./images.js";
 import type { Lists } from "./plan.js";
@@ -100,14 +100,7 @@ export function parseOptions(words: readonly string[]): Options | null {
   return {
     kind: "measure",
     lists: {
-      codecs: list("--compression", values.compression, (text) => {
-        oneOf(
-          "--compression",
-          text,
-          codecs.map(({ method }) => method),
-        );
-        return findCodec(text);
-      }),
+      codecs: codecsOf(values.compression),
       channels: list("--channels", values.channels, (text) => wholeNumber("--channels", text, CHANNELS_MAX)),
       transports: to === null ? transports : [to.kind],
       images: list("--image", values.image, (text) =>
@@ -159,6 +152,13 @@ function parse(words: readonly string[]) {
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
+}
+
+/** In the order of the table, for a codec that chooses is judged by those before it. */
+function codecsOf(text: string | undefined): MeasureOptions["lists"]["codecs"] {
+  const known = codecs.map(({ method }) => method);
+  const methods = list("--compression", text, (item) => oneOf("--compression", item, known));
+  return methods && codecs.filter(({ method }) => methods.includes(method));
 }
 
 /** Null where nothing was said. */

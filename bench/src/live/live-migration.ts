@@ -23,6 +23,9 @@ export type LiveOutcome = {
 
 export type LiveProgram = (job: LiveJob) => Promise<LiveOutcome>;
 
+/** The time limit ends a migration, not the number of rounds. */
+export const ROUNDS_MAX = 1_000_000;
+
 /** What resolves within a time, or null. A later failure of `promise` is nobody's business any more. */
 export async function within<T>(promise: Promise<T>, timeoutMs: number): Promise<T | null> {
   let timer: NodeJS.Timeout | undefined;

@@ -29,8 +29,9 @@ export function liveVariants(qemu: QemuVersion | null): readonly LiveVariant[] {
   if (qemu === null) return [ours];
   const name = `QEMU ${qemu}`;
   return [
-    { name: `${name} → ${name}`, role: "qemu", run: qemuLive(qemu, "qemu") },
-    { name: `${name} → multifd`, role: "other", run: qemuLive(qemu, "multifd") },
+    { name: `${name} → ${name}`, role: "qemu", run: qemuLive(qemu, "into QEMU") },
+    { name: `${name} → multifd`, role: "other", run: qemuLive(qemu, "into files") },
+    { name: `multifd moves ${name}`, role: "other", run: qemuLive(qemu, "by multifd") },
     ours,
   ];
 }

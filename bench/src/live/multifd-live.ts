@@ -10,13 +10,11 @@ import { createScratchDir, removeScratchDir } from "@multifd/test/peers";
 import { EventProcess, type ProcessEvent } from "../event-process.js";
 import { heldCommand } from "../multifd-endpoint.js";
 import { startGuest } from "./guest.js";
-import { type LiveJob, type LiveOutcome, type LiveProgram, within } from "./live-migration.js";
+import { type LiveJob, type LiveOutcome, type LiveProgram, ROUNDS_MAX, within } from "./live-migration.js";
 
 const READY_TIMEOUT_MS = 30_000;
 const LAST_WORD_MS = 10_000;
 const PAGE_BYTES = 4096;
-/** The time limit ends it, not the number of rounds. */
-const ROUNDS_MAX = 1_000_000;
 
 export const multifdLive: LiveProgram = async (job) => (await moveGuest(job, 0)).outcome;
 

@@ -1,92 +1,74 @@
 /**
- * QEMU live: a boot-sector guest under TCG, moved by QEMU into a QEMU or into `multifd receive`.
+ * QEMU live: a QEMU's guest, moved by QEMU into a QEMU, by QEMU into `multifd receive`, or
+ * by `multifd qemu migrate` into a QEMU.
  *
- * The guest counts in every page of its working set. It first sweeps it once as
- * fast as it can, so that no page is zero, and is then held to the rate. Downtime and total time
- * are what the source's QEMU says.
+ * The guest is the same in all three. Downtime, total time and rounds are what the source says: the
+ * source's QEMU, or our command.
  */
 import { join } from "node:path";
 import {
   assertSameBytes,
-  type BootGuest,
-  bootGuestSector,
-  checkBootGuest,
   createScratchDir,
   type MigrationOutcome,
-  paceBootGuest,
-  QemuProcess,
+  type QemuProcess,
   type QemuVersion,
-  readBootGuest,
   removeScratchDir,
   waitForProgress,
-  waitForSweep,
 } from "@multifd/test/peers";
 import { RAM_BLOCK } from "../endpoint.js";
 import { startDestination } from "../event-endpoint.js";
+import { EventProcess } from "../event-process.js";
 import { heldCommand } from "../multifd-endpoint.js";
 import { expectCompleted } from "../qemu-endpoint.js";
-import type { LiveFigures, LiveJob, LiveProgram } from "./live-migration.js";
+import { type LiveFigures, type LiveJob, type LiveProgram, ROUNDS_MAX, within } from "./live-migration.js";
+import { LiveVm, monitorPath } from "./live-vm.js";
 
-const PAGE_BYTES = 4096;
-const TICKS_PER_SECOND = 1000;
-const FIRST_BYTE = 2 ** 20;
-/** Counting so many pages takes longer than a tick, so the guest hardly sleeps. */
-const UNPACED = 2 ** 14;
-const SWEEP_TIMEOUT_MS = 60_000;
+const READY_TIMEOUT_MS = 20_000;
 
-type Arriving = {
-  readonly address: string;
-  /** Resolves when the guest is there, as it was here. */
-  readonly arrived: () => Promise<void>;
-  readonly stop: () => Promise<void>;
+type Stage = {
+  readonly version: QemuVersion;
+  readonly job: LiveJob;
+  readonly source: LiveVm;
+  /** Where the guest's RAM goes; does not exist yet. */
+  readonly receivedPath: string;
+  readonly dir: string;
+  /** Ended when all is over, the last one first. */
+  readonly keep: (end: { stop(): Promise<void> }) => void;
 };
 
-/** @param destination  Who takes the guest. */
-export function qemuLive(version: QemuVersion, destination: "qemu" | "multifd"): LiveProgram {
+type Move = {
+  /** Resolves when the source says that the guest has gone; to null where it does not within the limit. */
+  readonly go: () => Promise<LiveFigures | null>;
+  /** Resolves when the guest has been seen at the destination. */
+  readonly arrived: () => Promise<void>;
+};
+
+/** Makes everything ready for a move. */
+type Mover = (stage: Stage) => Promise<Move>;
+
+const movers = {
+  "into QEMU": moveIntoQemu,
+  "into files": moveIntoFiles,
+  "by multifd": moveByMultifd,
+} as const satisfies Readonly<Record<string, Mover>>;
+
+/** @param how  By whom the guest is moved, and into what. */
+export function qemuLive(version: QemuVersion, how: keyof typeof movers): LiveProgram {
   return async (job) => {
     const dir = createScratchDir("ram");
     const ends: { stop(): Promise<void> }[] = [];
-    const keep = <End extends { stop(): Promise<void> }>(end: End) => {
-      ends.push(end);
-      return end;
-    };
+    const keep = (end: { stop(): Promise<void> }) => void ends.push(end);
     try {
-      const guest: BootGuest = {
-        firstByte: FIRST_BYTE,
-        strideBytes: PAGE_BYTES,
-        pageCount: job.workingSetBytes / PAGE_BYTES,
-        pagesPerTick: UNPACED,
-      };
-      const vm = { version, bootSector: bootGuestSector(guest) };
-      const [sourceRam, receivedRam] = [join(dir, "source"), join(dir, "received")];
-      const memory = (path: string) => [{ id: RAM_BLOCK, path, bytes: job.ramBytes }];
-      const source = keep(await QemuProcess.start({ ...vm, memory: memory(sourceRam) }));
-      await waitForSweep(sourceRam, 1, SWEEP_TIMEOUT_MS);
-      paceBootGuest(sourceRam, Math.max(1, Math.round(job.rate / PAGE_BYTES / TICKS_PER_SECOND)));
-      const setup = { channels: job.channels, downtimeLimitMs: job.downtimeLimitMs };
-      const address = `unix:${source.dir}/migration.sock`;
-      const arriving =
-        destination === "multifd"
-          ? await intoFiles(job, address, { sourceRam, receivedRam, devices: join(dir, "devices") })
-          : await intoQemu(
-              await QemuProcess.start({ ...vm, memory: memory(receivedRam), incoming: "defer" }),
-              setup,
-              address,
-              receivedRam,
-            );
-      keep(arriving);
-      await source.setMigration(setup);
-      const before = look(sourceRam, guest);
-      await source.migrateTo(arriving.address);
-      const outcome = await endOf(source, job.limitMs);
-      const reached = (elapsedMs: number) =>
-        ((look(sourceRam, guest).pages - before.pages) * PAGE_BYTES * 1000) / Math.max(1, elapsedMs);
-      if (outcome === null) return { reachedRate: reached(performance.now() - before.atMs), figures: null };
-      expectCompleted(outcome, `QEMU ${version} as the source of a live guest`);
-      const figures = figuresOf(outcome);
-      checkBootGuest(sourceRam, guest);
-      await arriving.arrived();
-      return { reachedRate: reached(figures.totalMs - figures.downtimeMs), figures };
+      const source = await LiveVm.start(version, job, join(dir, "source"));
+      keep(source.vm);
+      const move = await movers[how]({ version, job, source, receivedPath: join(dir, "received"), dir, keep });
+      source.beginCount();
+      const figures = await move.go();
+      const reachedRate = source.reachedRate(figures?.downtimeMs ?? 0);
+      if (figures === null) return { reachedRate, figures };
+      source.check();
+      await move.arrived();
+      return { reachedRate, figures };
     } finally {
       for (const end of ends.reverse()) await end.stop();
       removeScratchDir(dir);
@@ -94,46 +76,76 @@ export function qemuLive(version: QemuVersion, destination: "qemu" | "multifd"):
   };
 }
 
-async function intoQemu(
-  vm: QemuProcess,
-  setup: Parameters<QemuProcess["setMigration"]>[0],
-  address: string,
-  receivedRam: string,
-): Promise<Arriving> {
-  try {
-    await vm.setMigration(setup);
-    await vm.listen(address);
-  } catch (error) {
-    await vm.stop();
-    throw error;
-  }
+async function moveIntoQemu(stage: Stage): Promise<Move> {
+  const { job, receivedPath, keep } = stage;
+  const destination = await LiveVm.startWaiting(stage.version, job, receivedPath);
+  keep(destination);
+  await destination.setMigration(setupOf(job));
+  const address = `unix:${destination.dir}/migration.sock`;
+  await destination.listen(address);
+  return { go: () => goByQemu(stage, address), arrived: () => runsAt(receivedPath) };
+}
+
+async function moveIntoFiles(stage: Stage): Promise<Move> {
+  const { job, source, receivedPath, dir, keep } = stage;
+  const words = ["receive", "--json", "--channels", `${job.channels}`, "--listen", `unix:${dir}/migration.sock`];
+  const files = ["--ram", `${RAM_BLOCK}=${receivedPath}`, "--devices", join(dir, "devices")];
+  const receiver = await startDestination("multifd receive", process.execPath, heldCommand(...words, ...files));
+  keep(receiver);
   return {
-    address,
+    go: () => goByQemu(stage, receiver.address),
     arrived: async () => {
-      await waitForProgress(receivedRam);
+      await receiver.completed();
+      assertSameBytes(source.ramPath, receivedPath);
     },
-    stop: () => vm.stop(),
   };
 }
 
-type Files = { readonly sourceRam: string; readonly receivedRam: string; readonly devices: string };
-
-async function intoFiles(job: LiveJob, listen: string, files: Files): Promise<Arriving> {
-  const words = ["receive", "--json", "--channels", `${job.channels}`, "--listen", listen];
-  const ram = ["--ram", `${RAM_BLOCK}=${files.receivedRam}`, "--devices", files.devices];
-  const { address, completed, stop } = await startDestination(
-    "multifd receive",
-    process.execPath,
-    heldCommand(...words, ...ram),
-  );
-  return {
-    address,
-    arrived: async () => {
-      await completed();
-      assertSameBytes(files.sourceRam, files.receivedRam);
-    },
-    stop,
+async function moveByMultifd({ version, job, source, receivedPath, dir, keep }: Stage): Promise<Move> {
+  keep(await LiveVm.startWaiting(version, job, receivedPath));
+  const run = (name: string, ...words: readonly string[]) => {
+    const command = new EventProcess(`multifd qemu ${name}`, process.execPath, heldCommand("qemu", name, ...words));
+    keep(command);
+    return command;
   };
+  const shared = ["--json", "--channels", `${job.channels}`];
+  const address = `unix:${dir}/migration.sock`;
+  const incoming = run("incoming", "--qmp", monitorPath(receivedPath), "--listen", address, ...shared);
+  await incoming.expect("listening", READY_TIMEOUT_MS);
+  return {
+    go: async () => {
+      const limits = ["--downtime-limit", `${job.downtimeLimitMs}`, "--rounds-max", `${ROUNDS_MAX}`];
+      const moving = run("migrate", "--qmp", monitorPath(source.ramPath), "--to", address, ...limits, ...shared);
+      const said = await within(moving.expect("completed", job.limitMs + READY_TIMEOUT_MS), job.limitMs);
+      if (said === null) return null;
+      const { totalMs, downtimeMs, rounds } = said;
+      return { totalMs: Number(totalMs), downtimeMs: Number(downtimeMs), rounds: Number(rounds) };
+    },
+    arrived: () => runsAt(receivedPath),
+  };
+}
+
+function setupOf({ channels, downtimeLimitMs }: LiveJob) {
+  return { channels, downtimeLimitMs };
+}
+
+async function runsAt(ramPath: string): Promise<void> {
+  await waitForProgress(ramPath);
+}
+
+async function goByQemu({ version, job, source: { vm } }: Stage, address: string): Promise<LiveFigures | null> {
+  await vm.setMigration(setupOf(job));
+  await vm.migrateTo(address);
+  const outcome = await endOf(vm, job.limitMs);
+  if (outcome === null) return null;
+  expectCompleted(outcome, `QEMU ${version} as the source of a live guest`);
+  // Source: QEMU 11.1, qapi/migration.json, MigrationInfo and MigrationStats.
+  const said = outcome.info as {
+    readonly "total-time": number;
+    readonly downtime: number;
+    readonly ram: { readonly "dirty-sync-count": number };
+  };
+  return { totalMs: said["total-time"], downtimeMs: said.downtime, rounds: said.ram["dirty-sync-count"] };
 }
 
 /** @returns null where the migration still goes on after that time. */
@@ -145,19 +157,4 @@ async function endOf(vm: QemuProcess, limitMs: number): Promise<MigrationOutcome
     if (status === "active") return null;
     throw error;
   }
-}
-
-/** Source: QEMU 11.1, qapi/migration.json, MigrationInfo and MigrationStats. */
-function figuresOf({ info }: MigrationOutcome): LiveFigures {
-  const said = info as {
-    readonly "total-time": number;
-    readonly downtime: number;
-    readonly ram: { readonly "dirty-sync-count": number };
-  };
-  return { totalMs: said["total-time"], downtimeMs: said.downtime, rounds: said.ram["dirty-sync-count"] };
-}
-
-function look(ramPath: string, guest: BootGuest): { readonly pages: number; readonly atMs: number } {
-  const { sweep, page } = readBootGuest(ramPath) ?? { sweep: 0, page: 0 };
-  return { pages: sweep * guest.pageCount + page, atMs: performance.now() };
 }
