@@ -94,7 +94,7 @@ export class BackEndSession {
     } finally {
       this.#socket.close();
       await this.#state.close();
-      for (const queue of this.#queues) queue.stop();
+      for (const queue of this.#queues) queue.close();
       this.#memory.close();
     }
   }

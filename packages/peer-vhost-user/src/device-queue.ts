@@ -124,6 +124,12 @@ export class DeviceQueue {
     return this.#nextAvailable;
   }
 
+  /** Gives its descriptors back; a front-end may have gone when it had told the one to call and not yet the other. */
+  close(): void {
+    this.stop();
+    this.setCall(null);
+  }
+
   /** Takes the next chain; null when there is none. @throws {ProtocolError} VHOST_RING, VHOST_MEMORY. */
   pop(): Chain | null {
     if (!this.isReady) return null;
