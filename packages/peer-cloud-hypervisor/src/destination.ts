@@ -297,10 +297,11 @@ class DestinationMigration {
     const state = await this.#failure.race(this.#payload(main, request, this.#limits.stateBytesMax));
     if (this.#busy > 0)
       throw new ProtocolError("MEMORY_UNFINISHED", `state came while ${this.#busy} channels were still sending RAM`);
+    // It was opened before State was sent, which does not mean that it has been let in.
+    if (memory === "on-demand") await this.#awaitFaultChannel();
     this.#memoryOver.abort();
     if (this.#descriptors.count > 0) await guest.adoptRam(this.#descriptors.match(this.#map!));
     else if (this.#descriptors.mayFollowConfig) await this.#placeRam();
-    if (memory === "on-demand") await this.#awaitFaultChannel();
     await guest.loadState(state);
     this.#failure.check();
   }
