@@ -6,7 +6,7 @@
  * and nothing is decoded here. Otherwise the frame is decoded into its window, and
  * the pages that count go through the same mill as any others.
  */
-import { type PacketBlock, preparePacket } from "@multifd/native";
+import type { PacketBlock } from "@multifd/native";
 import { FRAME_KIND, FRAME_UNIT_BYTES, ProtocolError } from "@multifd/protocol";
 import { type Frame, type FrameDue, FrameReader } from "./frame-reader.js";
 import type { SendTask } from "./messages.js";
@@ -68,10 +68,9 @@ export class FrameSender {
     const slots = packet.pages.slice(0, live);
     reader.decode(due, frame);
     packet.pages.set(slots);
-    packet.codec = this.#codecs.next();
     packet.normalPages = live;
     packet.zeroPages = 0;
-    preparePacket(packet, true);
+    this.#codecs.prepare(true);
     for (let i = 0; i < live; i++) this.#numbers[i] = frame.pages[packet.pages[i]!]!;
     return this.#numbers;
   }

@@ -7,7 +7,7 @@
  * Blocks in send(2) and for a full slot; the coordinator ends it by shutting the
  * socket down and giving the slots up. Owns its packet block and codecs.
  */
-import { PacketBlock, preparePacket, readMemory, sendBytes, sendPacket } from "@multifd/native";
+import { PacketBlock, readMemory, sendBytes, sendPacket } from "@multifd/native";
 import { describeError, PACKET_GUEST_BYTES, packetPagesMax, placeError, ramPacketBytes } from "@multifd/protocol";
 import type { ChannelResult, RelaySendTask } from "./messages.js";
 import { putRamHeader, putSyncHeader } from "./packet-header.js";
@@ -37,6 +37,7 @@ class RelaySender {
   readonly #packet = new PacketBlock();
   readonly #codecs: SendCodecs;
   readonly #pagesMax: number;
+  readonly #inOrder: Uint32Array;
   readonly #slots: RelaySlots;
   readonly #addresses: readonly bigint[];
   readonly #contents = { deviceStateBytes: 0, block: 0, normalPages: 0, zeroPages: 0 };
@@ -56,7 +57,8 @@ class RelaySender {
     this.#packet.socket = task.descriptor;
     this.#packet.pageBytes = pageBytes;
     this.#packet.headerBytes = ramPacketBytes(pageBytes);
-    this.#packet.pages.set(pagesInOrder(this.#pagesMax)); // as they lie in a slot, for good
+    this.#inOrder = pagesInOrder(this.#pagesMax);
+    this.#packet.pages.set(this.#inOrder); // as they lie in a slot
   }
 
   free(): void {
@@ -73,6 +75,7 @@ class RelaySender {
       this.#count(sendPacket(this.#packet), 0, 0);
       this.#syncs++;
       slots.arrive();
+      this.#codecs.restart();
       return true;
     }
     if (this.#contents.deviceStateBytes > 0) this.#sendDeviceState(slot);
@@ -85,10 +88,9 @@ class RelaySender {
     const packet = this.#packet;
     const { block, normalPages, zeroPages } = this.#contents;
     packet.readFromMapping(this.#addresses[slot]!, SLOT_GUEST_BYTES);
-    packet.codec = this.#codecs.next();
     packet.normalPages = normalPages;
     packet.zeroPages = 0;
-    preparePacket(packet, false);
+    this.#codecs.prepare(false);
     const header = {
       flags: this.#codecs.flag(packet.codec),
       pagesMax: this.#pagesMax,
@@ -100,6 +102,8 @@ class RelaySender {
     };
     putRamHeader(packet, header, this.#slots.pages, this.#slots.pagesAt(slot));
     this.#count(sendPacket(packet), normalPages, zeroPages);
+    this.#codecs.sent();
+    packet.pages.set(this.#inOrder.subarray(0, normalPages)); // of which it may have made use
   }
 
   #sendDeviceState(slot: number): void {

@@ -11,7 +11,7 @@
  * Blocks in send(2) and in Atomics.wait; the coordinator ends it by shutting the
  * socket down and stopping the ring. Owns its packet block and codecs.
  */
-import { PacketBlock, preparePacket, sendBytes, sendPacket } from "@multifd/native";
+import { PacketBlock, sendBytes, sendPacket } from "@multifd/native";
 import { describeError, encodeDeviceStatePacket, packetPagesMax, placeError, ramPacketBytes } from "@multifd/protocol";
 import { DeviceStage } from "./device-stage.js";
 import { FrameSender } from "./frame-sender.js";
@@ -82,6 +82,7 @@ class PacketSender {
   /** Sends this channel's share of the open round, and its SYNC. @returns false when told to give up. */
   sendRound(): boolean {
     const { ring } = this;
+    this.#codecs.restart();
     for (;;) {
       const number = ring.claim();
       if (number === CLAIM.giveUp) return false;
@@ -99,6 +100,7 @@ class PacketSender {
     switch (this.#claimed.kind) {
       case PACKET_KIND.deviceState:
         this.#sendDeviceState();
+        this.#codecs.restart();
         break;
       case PACKET_KIND.zeroPages:
         this.#sendZeroPages();
@@ -115,11 +117,11 @@ class PacketSender {
     const packet = this.#packet;
     const block = this.#task.blocks[this.#claimed.block]!;
     packet.readFromFile(block.file, this.#offsets[this.#claimed.block]!, this.#lengths[this.#claimed.block]!);
-    packet.codec = this.#codecs.next();
     packet.normalPages = this.#claimed.count;
     packet.zeroPages = 0;
-    preparePacket(packet, true);
+    this.#codecs.prepare(true);
     this.#sendSplit(packet.pages);
+    this.#codecs.sent();
   }
 
   /** These are zeros whatever the file holds in their places, so nothing is looked at. */
