@@ -38,33 +38,36 @@ export class ControlGuest {
   readonly #queues: readonly DriverQueue[];
   readonly #listener: Listener;
   readonly #tracker: number;
-  readonly #features: string;
+  readonly #more: object;
   #connection: { readonly offered: string; readonly protocolFeatures: string; readonly descriptor: number } | null =
     null;
   #isClosing = false;
   readonly #serving: Promise<void>;
 
-  private constructor(listener: Listener, memory: GuestMemory, queues: readonly DriverQueue[], features: string) {
+  private constructor(listener: Listener, memory: GuestMemory, queues: readonly DriverQueue[], more: object) {
     this.#listener = listener;
     this.memory = memory;
     this.#queues = queues;
-    this.#features = features;
+    this.#more = more;
     this.address = `unix:${listener.address.kind === "unix" ? listener.address.path : ""}`;
     memory.mapping = mapFile(memory.descriptor, { lengthBytes: memory.lengthBytes, writable: true });
     this.#tracker = trackRegister(memory.mapping);
     this.#serving = this.#serve();
   }
 
-  /** @param queuesOf  The driver's side of the rings of its one device, "files". */
+  /**
+   * @param queuesOf  The driver's side of the rings of its one device, "files".
+   * @param more      What it tells of that beside.
+   */
   static async start(
     path: string,
     runs: readonly RamRun[],
     queuesOf: (memory: GuestMemory) => readonly DriverQueue[],
-    features = "0x100000000",
+    more: { readonly mac?: string } = {},
   ): Promise<ControlGuest> {
     const listener = await Listener.listen({ kind: "unix", path }, 4);
     const memory = new GuestMemory(runs);
-    return new ControlGuest(listener, memory, queuesOf(memory), features);
+    return new ControlGuest(listener, memory, queuesOf(memory), more);
   }
 
   get queues(): readonly DriverQueue[] {
@@ -176,7 +179,8 @@ export class ControlGuest {
       devices: [
         {
           name: "files",
-          features: this.#features,
+          features: "0x100000000",
+          ...this.#more,
           connection: connection && { offered: connection.offered, protocolFeatures: connection.protocolFeatures },
           rings: this.#queues.map(({ ring }) => ({ ...ring, base: 0 })),
         },

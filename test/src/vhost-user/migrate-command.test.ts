@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { runCommandLine } from "@multifd/cli";
+import { BackEnd } from "@multifd/peer-vhost-user";
 import {
   BackEndProcess,
   ControlGuest,
@@ -13,6 +14,7 @@ import {
   DriverQueue,
   FUSE_ROOT,
   FuseSession,
+  type GuestMemory,
   removeScratchDir,
   virtiofsd,
 } from "../peers/index.js";
@@ -55,10 +57,10 @@ describe("multifd migrate --vhost-user", () => {
     return { socket, process };
   }
 
-  async function startGuest(): Promise<ReadingLife> {
-    const guest = await ControlGuest.start(join(dir, `guest${count++}.sock`), RUNS, (memory) =>
-      [0, 1].map((index) => new DriverQueue(memory, index, RINGS_AT + index * 0x3000, 16)),
-    );
+  async function startGuest(more: { readonly mac?: string } = {}): Promise<ReadingLife> {
+    const queuesOf = (memory: GuestMemory) =>
+      [0, 1].map((index) => new DriverQueue(memory, index, RINGS_AT + index * 0x3000, 16));
+    const guest = await ControlGuest.start(join(dir, `guest${count++}.sock`), RUNS, queuesOf, more);
     const life = new ReadingLife(guest);
     closers.push(async () => {
       await life.end();
@@ -135,7 +137,7 @@ describe("multifd migrate --vhost-user", () => {
     }
   });
 
-  it("leaves the guest with its back-end when the destination's takes no state", async () => {
+  it("leaves the guest with its back-end when the one that waits refuses it", async () => {
     const { life, socket } = await startReading();
     const to = await startGuest();
     const other = await startBackEnd();
@@ -145,6 +147,34 @@ describe("multifd migrate --vhost-user", () => {
     assert.deepEqual([sent.code, sent.last.code], [1, "PEER_REFUSED"]);
     assert.ok(life.isRunning && !to.isRunning);
     await life.readsMore(20);
+  });
+
+  it("has a device announced by its back-end where the guest has moved to", async () => {
+    const announced: [socket: string, mac: string][] = [];
+    const serve = async () => {
+      const socket = join(dir, `net${count++}.sock`);
+      const device = {
+        features: 0n,
+        queues: 2,
+        serve: () => {},
+        announce: (mac: Uint8Array) => announced.push([socket, Buffer.from(mac).toString("hex")]),
+      };
+      const backEnd = await BackEnd.listen(socket, device, () => {});
+      closers.push(() => backEnd.close());
+      return socket;
+    };
+    const idle = async () => {
+      const life = await startGuest({ mac: "52:54:00:a1:b2:c3" });
+      life.guest.life = { pause: async () => {}, resume: () => {}, save: () => Buffer.from("idle"), load: () => {} };
+      return life;
+    };
+    const [source, destination] = [await serve(), await serve()];
+    const [received, sent] = await migrate(await idle(), source, await idle(), destination);
+    assert.deepEqual([received.last.event, sent.last.event], ["completed", "completed"]);
+    assert.deepEqual(
+      announced,
+      Array.from({ length: 5 }, () => [destination, "525400a1b2c3"]),
+    );
   });
 
   it("names a device that the command line has forgotten, and one that the guest has not", async () => {

@@ -120,6 +120,9 @@ async function receive(context: CommandContext, flags: ReceiveFlags): Promise<vo
     try {
       backEnds = await WaitingBackEnds.open(guest.socket, flags.vhostUser ?? new Map());
       const result = await take(flags, watch, backEnds.around(guest));
+      await backEnds
+        .announce(watch.signal)
+        .catch((error: Error) => watch.warn(`the guest runs here, and was not announced: ${error.message}`));
       return { ...result, downtimeMs: guest.downtimeMs };
     } finally {
       backEnds?.leave();

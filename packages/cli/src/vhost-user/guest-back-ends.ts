@@ -8,6 +8,7 @@
 import type { DestinationGuest, SourceGuest } from "@multifd/engine";
 import {
   AttachedDevice,
+  announceGuest,
   DestinationWithBackEnds,
   FrontEnd,
   type MemoryRegion,
@@ -122,6 +123,7 @@ export class GuestBackEnds {
 export class WaitingBackEnds {
   readonly #socket: GuestSocket;
   readonly #backEnds: ReadonlyMap<string, WaitingBackEnd>;
+  #moved: DestinationWithBackEnds | null = null;
 
   private constructor(socket: GuestSocket, backEnds: ReadonlyMap<string, WaitingBackEnd>) {
     this.#socket = socket;
@@ -175,7 +177,21 @@ export class WaitingBackEnds {
       },
       abandon: () => guest.abandon(),
     };
-    return new DestinationWithBackEnds(adopting, this.#backEnds, description.memory);
+    this.#moved = new DestinationWithBackEnds(adopting, this.#backEnds, description.memory);
+    return this.#moved;
+  }
+
+  /**
+   * Lets back-ends tell their networks where the guest is now. One whose driver does that itself is asked by its own process.
+   *
+   * @throws what back-ends answer.
+   */
+  async announce(signal: AbortSignal): Promise<void> {
+    const announcements = this.#socket.description.devices.map(async ({ name, mac }) => {
+      const device = this.#moved?.devices.get(name);
+      if (mac !== null && device) await announceGuest({ device, mac, signal });
+    });
+    await Promise.all(announcements);
   }
 
   /** Ends our use of them; what the guest has adopted goes on. */

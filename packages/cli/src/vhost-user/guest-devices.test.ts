@@ -11,7 +11,13 @@ const answer = { ok: true, pid: 42, blocks: [block], tracking: true, memory: [ru
 describe("guest devices", () => {
   it("takes where memory and rings lie, and which descriptors belong to them", () => {
     const connection = { offered: "0x140000000", protocolFeatures: "0x8a00b" };
-    const lending = { ...device, name: "net", rings: [ring, { ...ring, index: 0 }], connection };
+    const lending = {
+      ...device,
+      name: "net",
+      mac: "52:54:00:a1:B2:c3",
+      rings: [ring, { ...ring, index: 0 }],
+      connection,
+    };
     const { memory, devices } = parseDescription({ ...answer, devices: [device, lending] }, "guest");
     assert.deepEqual(memory, [{ block: 0, offsetBytes: 4096, guestAddress: 2 ** 32, lengthBytes: 8192 }]);
     const [files, net] = devices;
@@ -19,6 +25,7 @@ describe("guest devices", () => {
     assert.deepEqual(files!.rings, [{ index: 1, size: 16, descriptors: 0x1000, available: 0x2000, used: 0x3000 }]);
     assert.deepEqual(files!.events, [{ kick: 1, call: 2 }]);
     assert.deepEqual(net!.events[1], { kick: 5, call: 6 });
+    assert.deepEqual([files!.mac, net!.mac], [null, Buffer.from("525400a1b2c3", "hex")]);
     assert.deepEqual(net!.connection, { offered: 0x140000000n, protocolFeatures: 0x8a00bn, at: 7 });
     assert.equal(countDescriptors(1, devices), 8);
   });
@@ -43,6 +50,7 @@ describe("guest devices", () => {
       { ...answer, devices: [device, device] },
       { ...answer, devices: [{ ...device, name: "a b" }] },
       { ...answer, devices: [{ ...device, features: 4 }] },
+      { ...answer, devices: [{ ...device, mac: "52:54" }] },
       { ...answer, devices: [{ ...device, rings: null }] },
       { ...answer, devices: [{ ...device, rings: [{ ...ring, size: 15 }] }] },
       { ...answer, devices: [{ ...device, rings: [{ ...ring, index: -1 }] }] },

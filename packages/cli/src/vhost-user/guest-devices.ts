@@ -12,7 +12,8 @@
  * A guest has that from `adopt NAME OFFERED PROTOCOLFEATURES`, which brings the descriptor
  * of one that was set up for it; the guest keeps it open, sends nothing itself,
  * and so its back-end lives as long as it does. A guest that waits for a migration tells
- * sizes and events of its rings; the rest comes with the migration.
+ * sizes and events of its rings; the rest comes with the migration. With "mac":
+ * "52:54:00:…" a network device is announced where the guest has moved to, by its back-end.
  */
 import type { GuestRun, Negotiated, Ring, RingEvents } from "@multifd/peer-vhost-user";
 import type { ProtocolError } from "@multifd/protocol";
@@ -29,6 +30,8 @@ export type GuestDevice = {
   readonly bases: readonly number[];
   /** Indexes into the description's descriptors. */
   readonly events: readonly RingEvents[];
+  /** Six bytes. */
+  readonly mac: Uint8Array | null;
   readonly connection: (Negotiated & { readonly at: number }) | null;
 };
 
@@ -40,6 +43,7 @@ const RINGS_MAX = 16;
 const RING_SIZE_MAX = 32_768;
 const GUEST_ADDRESS_MAX = 2 ** 46;
 const PAGE_BYTES = 4096;
+const MAC = /^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/i;
 
 /** @throws {ProtocolError} GUEST_ANSWER. */
 export function parseMemory(entries: unknown, blocks: readonly GuestBlock[], wrong: Wrong): readonly MemoryRun[] {
@@ -60,11 +64,12 @@ export function parseMemory(entries: unknown, blocks: readonly GuestBlock[], wro
 export function parseDevices(entries: unknown, blocks: number, wrong: Wrong): readonly GuestDevice[] {
   let at = blocks; // descriptors: those of the RAM come first
   const devices = listOf(entries, DEVICES_MAX, "devices", wrong).map((entry) => {
-    const { name, features, rings, connection } = entry;
+    const { name, features, rings, connection, mac = null } = entry;
     const bits = parseBits(features);
     if (typeof name !== "string" || !/^[\w.-]{1,64}$/.test(name) || bits === null) {
       throw wrong(`a device that makes no sense: ${JSON.stringify(entry)}`);
     }
+    if (mac !== null && !(typeof mac === "string" && MAC.test(mac))) throw wrong(`no MAC address for device "${name}"`);
     const parsed = listOf(rings, RINGS_MAX, `rings of device "${name}"`, wrong).map((ring) => parseRing(ring, wrong));
     const events = parsed.map(() => ({ kick: at++, call: at++ }));
     return {
@@ -73,6 +78,7 @@ export function parseDevices(entries: unknown, blocks: number, wrong: Wrong): re
       rings: parsed.map(({ base: _, ...ring }) => ring),
       bases: parsed.map(({ base }) => base),
       events,
+      mac: mac === null ? null : Buffer.from(mac.replaceAll(":", ""), "hex"),
       connection: (connection ?? null) === null ? null : { ...parseConnection(connection, name, wrong), at: at++ },
     };
   });
