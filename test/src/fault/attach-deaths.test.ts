@@ -65,6 +65,28 @@ for (const version of versions) {
       await assertUntouched();
     });
 
+    it("is forgotten by the kernel when whoever tracks is killed", async () => {
+      const { vm, path, block } = qemu;
+      const script = `
+        import { openSync } from "node:fs";
+        import { attachTracking } from ${JSON.stringify(import.meta.resolve("@multifd/engine"))};
+        const block = ${JSON.stringify(block)};
+        const ram = [{ block, descriptor: openSync(${JSON.stringify(path)}, "r"), offsetBytes: 0 }];
+        const { tracker } = await attachTracking({ pid: ${vm.pid}, ram });
+        await tracker.start([block]);
+        console.log("tracking");
+        setInterval(() => {}, 1000);`;
+      const owner = spawn(process.execPath, ["--input-type=module", "-e", script], {
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      const gone = once(owner, "exit");
+      await once(owner.stdout, "data");
+      assert.equal(tracesOf(vm.pid, qemu.ram[0]!.descriptor).registered, 1);
+      owner.kill("SIGKILL");
+      await gone;
+      await assertUntouched();
+    });
+
     it("does not wake a QEMU that was stopped by a signal", async () => {
       const { pid } = qemu.vm;
       process.kill(pid, "SIGSTOP");
