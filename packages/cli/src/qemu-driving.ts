@@ -49,13 +49,18 @@ export async function driveQemu<Result>(
   const qmp = await QmpClient.connect(flags.qmp);
   try {
     if (flags.listen) return await drive(qmp, flags.listen);
-    const folder = await mkdtemp(join(tmpdir(), "multifd-"));
-    try {
-      return await drive(qmp, { kind: "unix", path: join(folder, "channels") });
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+    return await withPrivateSocket((address) => drive(qmp, address));
   } finally {
     qmp.close();
+  }
+}
+
+/** Gives an address that only this user can reach, and removes what was there. */
+export async function withPrivateSocket<Result>(use: (address: Address) => Promise<Result>): Promise<Result> {
+  const folder = await mkdtemp(join(tmpdir(), "multifd-"));
+  try {
+    return await use({ kind: "unix", path: join(folder, "channels") });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
   }
 }

@@ -18,6 +18,7 @@ export { type GuestKeeper, type SaveJob, saveVm } from "./drive/save-vm.js";
 export { type MigrateQemuJob, migrateQemu } from "./live/migrate-qemu.js";
 export { type ReceiveQemuJob, receiveQemu } from "./live/receive-qemu.js";
 export type { SharedBlock, SharedRam } from "./live/shared-ram.js";
+export { type SnapshotQemuJob, snapshotQemu } from "./live/snapshot-qemu.js";
 export { QmpClient, type QmpEvent } from "./qmp-client.js";
 export type { ReceptionTerms } from "./reception.js";
 export { QemuRelayPeer } from "./relay-peer.js";

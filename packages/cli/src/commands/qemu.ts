@@ -7,6 +7,7 @@ import { addQemuIncomingCommand } from "./qemu-incoming.js";
 import { addQemuMigrateCommand } from "./qemu-migrate.js";
 import { addQemuRestoreCommand } from "./qemu-restore.js";
 import { addQemuSaveCommand } from "./qemu-save.js";
+import { addQemuSnapshotCommand } from "./qemu-snapshot.js";
 
 export function addQemuCommand(program: Command, context: CommandContext): void {
   const group = program
@@ -16,5 +17,6 @@ export function addQemuCommand(program: Command, context: CommandContext): void 
   addQemuMigrateCommand(group, context);
   addQemuIncomingCommand(group, context);
   addQemuSaveCommand(group, context);
+  addQemuSnapshotCommand(group, context);
   addQemuRestoreCommand(group, context);
 }

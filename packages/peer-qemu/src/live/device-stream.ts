@@ -107,6 +107,7 @@ export async function checkDeviceStream(stream: Uint8Array, terms: StreamTerms):
   );
 }
 
-async function* oneChunk(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+/** Bytes that are here already, for whoever reads a stream. */
+export async function* oneChunk(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
 }

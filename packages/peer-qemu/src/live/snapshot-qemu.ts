@@ -1,0 +1,192 @@
+/**
+ * Snapshot of a QEMU: its guest into a file while it runs, with a pause for the last round only.
+ *
+ * Both ends of a migration in this process: the source is the live guest, tracked from outside, the destination the
+ * file. The guest goes on when the last of its RAM and devices has been read, before any of
+ * it need be on disk; what is kept is read back, and a failure at any time removes it.
+ *
+ *   look ─ track ─ borrow the settings ─ rounds ─ stop ─ devices, last round ─ go on ─▶ on disk ─ read back
+ */
+import type { Address } from "@multifd/channel";
+import {
+  attachTracking,
+  directIoFiles,
+  type EventSink,
+  type MigrationResult,
+  runDestination,
+  runSource,
+  type SourcePeer,
+} from "@multifd/engine";
+import { ChannelError, type Compression, MigrationError } from "@multifd/protocol";
+import { QemuDestinationPeer } from "../destination-peer.js";
+import { MigrationSettings } from "../drive/migration-settings.js";
+import { checkSource, compareMachines, nameQemu } from "../drive/preflight.js";
+import { qemuGone } from "../drive/qemu-end.js";
+import { type QemuFacts, queryQemu } from "../drive/qemu-facts.js";
+import type { GuestKeeper } from "../drive/save-vm.js";
+import type { QmpClient } from "../qmp-client.js";
+import { QemuSourcePeer } from "../source-peer.js";
+import { captureSettings, DeviceCapture } from "./device-capture.js";
+import { takeMachineRecord } from "./machine-record.js";
+import { findQemuPid, openSharedRam } from "./shared-ram.js";
+import { SourceQemu } from "./source-qemu.js";
+import { WholeGuest } from "./whole-guest.js";
+
+export type SnapshotQemuJob = {
+  readonly qmp: QmpClient;
+  /** QEMU's process; undefined asks QEMU. */
+  readonly pid?: number;
+  readonly keeper: GuestKeeper;
+  /** A private socket where QEMU hands its devices over. */
+  readonly meeting: Address;
+  /** Another, between the two ends in this process. */
+  readonly link: Address;
+  readonly channels: number;
+  readonly compression: Compression;
+  readonly level: number;
+  readonly downtimeLimitMs: number;
+  readonly maxBandwidth: number;
+  readonly roundsMax: number;
+  readonly atRoundLimit: "fail" | "switchover";
+  readonly stallTimeoutMs: number;
+  readonly onEvent: EventSink;
+  readonly onWarning: (text: string) => void;
+  readonly signal: AbortSignal;
+};
+
+const CONNECT_MS = 10_000;
+/** What one end says when the other has failed. */
+const ECHOES = ["PEER_REFUSED", "ACKNOWLEDGEMENT_LOST", "STREAM_CUT", "CANCELLED"];
+
+/**
+ * Takes a snapshot.
+ *
+ * @returns The source's result; its downtime is how long the guest stood still.
+ * @throws {MigrationError} what ended it; nothing is kept, and the guest runs as before. With code RESUME_FAILED it
+ *   stands still.
+ */
+export async function snapshotQemu(job: SnapshotQemuJob): Promise<MigrationResult> {
+  const { qmp, keeper } = job;
+  const facts = await queryQemu(qmp);
+  checkSource(facts);
+  const warning = await keeper.room(facts.ramBlocks.reduce((sum, { usedBytes }) => sum + usedBytes, 0));
+  if (warning !== null) job.onWarning(warning);
+  const ram = await openSharedRam(qmp, facts, job.pid ?? (await findQemuPid(qmp)), "r", new Map());
+  try {
+    const record = await takeMachineRecord(qmp, facts, ram);
+    const shared = new Map(ram.blocks.map(({ block }) => [block.name, block.lengthBytes]));
+    const terms = { machineType: facts.machineType, shared };
+    const capture = await DeviceCapture.listen(qmp, job.meeting, terms, record.running);
+    const settings = await MigrationSettings.take(qmp, nameQemu(facts));
+    try {
+      await settings.set(captureSettings());
+      const direct = directIoFiles(ram.pid).length > 0 ? qmp : null;
+      const tracking = await attachTracking({ pid: ram.pid, ram: ram.blocks, transfersHeld: direct !== null });
+      try {
+        const live = new SourceQemu(ram, tracking.tracker, record, capture, direct);
+        return await keep(job, facts, new WholeGuest(facts, live, capture));
+      } finally {
+        await tidy(job, "write tracking could not be ended", () => tracking.detach());
+      }
+    } finally {
+      await tidy(job, "the migration settings could not be given back", () => settings.restore());
+      capture.close();
+    }
+  } finally {
+    ram.close();
+  }
+}
+
+async function keep(job: SnapshotQemuJob, facts: QemuFacts, guest: WholeGuest): Promise<MigrationResult> {
+  const { keeper } = job;
+  try {
+    const result = await move(job, facts, guest);
+    compareMachines(await keeper.readBack(job.signal), facts, []);
+    if (job.signal.aborted) throw new ChannelError("CANCELLED", "cancelled; nothing was kept");
+    return { ...result, downtimeMs: guest.downtimeMs };
+  } catch (error) {
+    await keeper.discard();
+    throw error;
+  } finally {
+    guest.close();
+  }
+}
+
+/** Runs both ends to their end. */
+async function move(job: SnapshotQemuJob, facts: QemuFacts, guest: WholeGuest): Promise<MigrationResult> {
+  const { link, channels, compression, level, stallTimeoutMs, onEvent } = job;
+  const { downtimeLimitMs, maxBandwidth, roundsMax, atRoundLimit } = job;
+  const { uuid } = facts;
+  const gone = new AbortController();
+  void qemuGone(job.qmp).then(() => gone.abort());
+  const signal = AbortSignal.any([job.signal, gone.signal]);
+  const destination = await QemuDestinationPeer.listen(link, { channels, uuid, handshakeTimeoutMs: CONNECT_MS });
+  const peer = new QemuSourcePeer({ address: destination.address, channels, connectTimeoutMs: CONNECT_MS, uuid });
+  const taking = runDestination({
+    guest: job.keeper.guest,
+    peer: destination,
+    compression,
+    stallTimeoutMs,
+    onEvent: () => {}, // the source tells the same
+    signal,
+  });
+  const giving = runSource({
+    guest,
+    peer: goingOn(peer, () => guest.resume()),
+    onEvent,
+    signal,
+    compression,
+    level,
+    devices: guest.part,
+    downtimeLimitMs,
+    maxBandwidth,
+    roundsMax,
+    atRoundLimit,
+    stallTimeoutMs,
+  });
+  const [given, taken] = await Promise.allSettled([giving, taking]);
+  if (given.status === "fulfilled" && taken.status === "fulfilled") return given.value;
+  if (gone.signal.aborted && !job.signal.aborted) {
+    throw new ChannelError("QMP_CLOSED", "QEMU ended, or closed its QMP socket, while its guest was saved");
+  }
+  const reasons = [given, taken].flatMap((end) => (end.status === "rejected" ? [end.reason as unknown] : []));
+  throw reasons.find((reason) => !isEcho(reason)) ?? reasons[0];
+}
+
+function isEcho(reason: unknown): boolean {
+  if (!(reason instanceof MigrationError)) return false;
+  return ECHOES.includes(reason.code) || reason.code.startsWith("CHANNEL_");
+}
+
+/** A peer that lets the guest go on when all of it has been read. */
+function goingOn(peer: QemuSourcePeer, goOn: () => Promise<void>): SourcePeer {
+  return {
+    name: "the snapshot",
+    channels: peer.channels,
+    get mainBytes() {
+      return peer.mainBytes;
+    },
+    get packetMethods() {
+      return peer.packetMethods;
+    },
+    connect: (signal) => peer.connect(signal),
+    zeroPagesGo: (devices) => peer.zeroPagesGo(devices),
+    begin: (blocks, devices) => peer.begin(blocks, devices),
+    closeRound: (phase, zeroPages) => peer.closeRound(phase, zeroPages),
+    finish: async (devices) => {
+      await Promise.all([goOn(), peer.finish(devices)]);
+    },
+    verdict: () => peer.verdict(),
+    close: () => peer.close(),
+  };
+}
+
+/** Does what has to be done and may not end the snapshot; a QEMU that is gone has nothing left to tidy. */
+async function tidy({ onWarning }: SnapshotQemuJob, trouble: string, action: () => Promise<void>): Promise<void> {
+  try {
+    await action();
+  } catch (error) {
+    if (error instanceof MigrationError && error.code === "QMP_CLOSED") return;
+    onWarning(`${trouble}: ${(error as Error).message}`);
+  }
+}
