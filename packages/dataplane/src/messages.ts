@@ -64,6 +64,8 @@ export type ReceiveBlock = {
    * that says itself which of its pages count. The former unless given.
    */
   readonly zeroPages?: "cleared" | "struck-off";
+  /** Set where every page that came is to be marked, zeros too: one bit each. */
+  readonly arrived?: SharedArrayBuffer;
   /** Set where pages are appended to `ReceiveTask.frames`: there is no file to place them in then. */
   readonly pageMap?: SharedArrayBuffer;
 };

@@ -47,6 +47,7 @@ class PacketReceiver {
   readonly #task: ReceiveTask;
   readonly #intake: PacketIntake;
   readonly #written: readonly Int32Array[];
+  readonly #arrived: readonly (Int32Array | null)[];
   readonly #counters: Float64Array;
   readonly #countersAt: number;
   /** Null where no block goes into frames. */
@@ -61,6 +62,7 @@ class PacketReceiver {
     this.barrier = new SyncBarrier(task.channels, task.barrier);
     this.#intake = new PacketIntake({ ...task, deviceStateBytesMax: DEVICE_STATE_RECEIVE_MAX });
     this.#written = blocks.map((block) => new Int32Array(block.written));
+    this.#arrived = blocks.map(({ arrived }) => (arrived === undefined ? null : new Int32Array(arrived)));
     this.#counters = new Float64Array(task.counters);
     this.#countersAt = task.channel * COUNTER.words;
     this.#frames = task.frames === undefined ? null : new FrameWriter(task.frames);
@@ -99,6 +101,9 @@ class PacketReceiver {
     const { pages } = packet;
     const block = this.#task.blocks[index]!;
     const written = this.#written[index]!;
+    const arrived = this.#arrived[index]!;
+    // Before the pages are in place, for their numbers do not outlive that; nobody looks before the round's SYNC.
+    if (arrived !== null) markAll(arrived, pages, normalPages + zeroPages);
     // Pages of a packet share their history: those of a later round are mostly in the file already.
     const first = pages[0]!;
     packet.placeInto(block.target, (Atomics.load(written, first >>> 5) & (1 << (first & 31))) === 0);
@@ -167,4 +172,8 @@ class PacketReceiver {
     this.barrier.countDeviceState(channel);
     return true;
   }
+}
+
+function markAll(bits: Int32Array, pages: Uint32Array, count: number): void {
+  for (let i = 0; i < count; i++) Atomics.or(bits, pages[i]! >>> 5, 1 << (pages[i]! & 31));
 }

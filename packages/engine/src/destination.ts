@@ -205,6 +205,10 @@ class DestinationMigration {
     await awaitSync(this.#channels, this.#barrier, sync, this.#failure, (missing) => {
       this.#waitingFor = `waiting for the SYNC of channel ${missing.join(", ")}`;
     });
+    if (phase !== "setup" && this.#job.guest.roundIn !== undefined) {
+      this.#waitingFor = "seeing to the round that came";
+      await this.#failure.race(this.#job.guest.roundIn());
+    }
     this.#waitingFor = "receiving";
     this.#complete ||= phase === "complete";
     this.#barrier.release(sync);

@@ -58,6 +58,17 @@ export type RamSource = {
   readonly pageMap?: SharedArrayBuffer;
 };
 
+/**
+ * RAM that arrives here while it is being sent on: whoever brings it decides when a round begins and when the guest
+ * stands still. Its tracker reports what has arrived and nothing else: RAM begins as zeros at both ends.
+ */
+export interface RamFeed {
+  /** Resolves to true when there are pages for a round, to false when all have come and no more will. */
+  more(): Promise<boolean>;
+  /** What was harvested for the latest round has left on every channel. */
+  sent(): void;
+}
+
 export interface SourceGuest {
   readonly ram: readonly RamSource[];
   /** Null: nobody writes this RAM any more, one round is all. */
@@ -67,6 +78,8 @@ export interface SourceGuest {
    * cache: runs `harvest` while nothing of that kind is under way, and lets the guest go on before it settles.
    */
   holdTransfers?(harvest: () => Promise<void>): Promise<void>;
+  /** Set where RAM only passes through; there is a tracker then, and convergence is somebody else's business. */
+  readonly feed?: RamFeed;
   /** Resolves when no vCPU runs and no write is outstanding. */
   pause(): Promise<void>;
   /** Undoes `pause`: the migration failed and the guest goes on here. */
@@ -103,6 +116,11 @@ export type RamPlacement = {
    * that is written and cleared for one that turned zero. Nothing is written for that one then.
    */
   readonly present?: SharedArrayBuffer;
+  /**
+   * Set where the guest wants to know what came, be it zeros: one bit per page, in whole 64-bit words. The marks
+   * of a round are all there when it is in.
+   */
+  readonly arrived?: SharedArrayBuffer;
   /** Set where pages are appended to a compressed snapshot: its log, the same for all blocks, and the block's account. */
   readonly frames?: { readonly log: FrameLog; readonly pageMap: SharedArrayBuffer };
 };
@@ -118,6 +136,8 @@ export interface DestinationGuest {
    *   Need not be read to its end. A rejection fails the migration.
    */
   loadDeviceState(device: DeviceName, state: AsyncIterable<Uint8Array>): Promise<void>;
+  /** A round is in, and no page of the next comes before this resolves. A rejection fails the migration. */
+  roundIn?(): Promise<void>;
   /** The device part of the main channel, verbatim, as the peer that read it describes it. */
   loadDevices(devices: DevicePart): Promise<void>;
   /**

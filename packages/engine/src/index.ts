@@ -16,6 +16,7 @@ export type {
   DeviceName,
   DevicePart,
   DeviceStateProvider,
+  RamFeed,
   RamPlacement,
   RamSource,
   SourceGuest,

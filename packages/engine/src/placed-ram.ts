@@ -44,7 +44,10 @@ export class PlacedRam {
   constructor(placements: readonly RamPlacement[], pageBytes: number) {
     this.#pageBytes = pageBytes;
     this.#packet.pageBytes = pageBytes;
-    this.#blocks = placements.map((placement) => this.#open(placement));
+    this.#blocks = placements.map((placement) => {
+      const { arrived } = placement;
+      return { ...this.#open(placement), ...(arrived && { arrived }) };
+    });
     const taken = placements.filter(({ through }) => through !== "nowhere");
     this.lengthBytes = taken.reduce((sum, { block }) => sum + block.lengthBytes, 0);
   }
@@ -117,6 +120,10 @@ export class PlacedRam {
       return;
     }
     const written = new Int32Array(block.written);
+    if (block.arrived !== undefined) {
+      const arrived = new Int32Array(block.arrived);
+      for (const page of pages) Atomics.or(arrived, page >>> 5, 1 << (page & 31));
+    }
     if (bytes === null && block.zeroPages === "struck-off") {
       for (const page of pages) Atomics.and(written, page >>> 5, ~(1 << (page & 31)));
       this.pagesOnMain.zeroPages += pages.length;

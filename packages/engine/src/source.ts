@@ -51,7 +51,7 @@ import { Convergence } from "./convergence.js";
 import { checkDeviceNames, DevicePump } from "./device-pump.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
 import { FirstFailure } from "./first-failure.js";
-import type { DevicePart, SourceGuest } from "./guest.js";
+import type { DevicePart, RamFeed, SourceGuest } from "./guest.js";
 import { Pacer } from "./pacer.js";
 import { packetMethods } from "./packet-methods.js";
 import type { RoundPhase, SourcePeer, ZeroPages } from "./peer.js";
@@ -304,6 +304,7 @@ class SourceMigration {
     }
     const convergence = new Convergence(this.#job);
     await this.#hold(() => tracker.start(blocks));
+    if (guest.feed !== undefined) return this.#passOn(guest.feed, dirty);
     fill();
     const running = this.#pump.sendRunning();
     running.catch(() => {}); // it has told its failure
@@ -338,6 +339,22 @@ class SourceMigration {
       this.#harvest(dirty);
       return dirty;
     }
+  }
+
+  /** Sends what a feed brings, round by round. @returns what is left for the last round, the guest paused. */
+  async #passOn(feed: RamFeed, dirty: readonly DirtyBitmap[]): Promise<readonly DirtyBitmap[]> {
+    while (await this.#failure.race(feed.more())) {
+      this.#harvest(dirty);
+      await this.#sendRound(dirty, null, "iterate");
+      await this.#closeRound("iterate");
+      feed.sent();
+      this.#step = "waiting for RAM to send";
+    }
+    this.#harvest(dirty);
+    const dirtyPages = countPages(dirty);
+    this.#job.onEvent({ event: "switchover", round: this.#rounds + 1, dirtyPages, expectedDowntimeMs: 0 });
+    await this.#pause();
+    return dirty;
   }
 
   #harvest(dirty: readonly DirtyBitmap[]): void {
