@@ -20,7 +20,7 @@ import {
   sumCounters,
 } from "@multifd/dataplane";
 import type { RamBlock } from "@multifd/memory";
-import { ChannelError, type Compression, ProtocolError } from "@multifd/protocol";
+import { ChannelError, type Compression, MigrationError, ProtocolError } from "@multifd/protocol";
 import { ChannelThreads } from "./channel-threads.js";
 import { DeviceLoading } from "./device-loading.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
@@ -118,7 +118,7 @@ class DestinationMigration {
       return this.#result(await this.#acknowledge());
     } catch (error) {
       this.#failure.fail(error); // if nothing failed before, this did
-      await this.#giveBack();
+      await this.#giveBack(error);
       throw error;
     } finally {
       unwatch();
@@ -256,12 +256,13 @@ class DestinationMigration {
   }
 
   /** Undoes everything and tells the source, which then resumes its guest. */
-  async #giveBack(): Promise<void> {
+  async #giveBack(error: unknown): Promise<void> {
     const { guest, peer } = this.#job;
     // A guest that `commit` may have started must be stopped before the source can hear of it; otherwise the source
     // hears first, for its guest may be waiting.
     if (this.#committing) await guest.abandon();
-    await peer.refuse();
+    // Where nobody knows whether the guest runs, its source must not hear that it does not.
+    if (!(error instanceof MigrationError && error.code === "ACKNOWLEDGEMENT_LOST")) await peer.refuse();
     await this.#close();
     if (!this.#committing) await guest.abandon();
   }

@@ -67,6 +67,8 @@ export interface RamFeed {
   more(): Promise<boolean>;
   /** What was harvested for the latest round has left on every channel. */
   sent(): void;
+  /** Changes with every sign of life of whoever brings the RAM. */
+  readonly signs: number;
 }
 
 export interface SourceGuest {
@@ -147,7 +149,8 @@ export interface DestinationGuest {
   prepare?(): Promise<void>;
   /**
    * Everything has been applied: take the guest over. Only when this resolves
-   * is the source told, and the guest is lost to it; a rejection fails the migration.
+   * is the source told, and the guest is lost to it; a rejection fails the migration. With code ACKNOWLEDGEMENT_LOST
+   * nobody knows whether it runs, and the source is told nothing.
    */
   commit(): Promise<void>;
   /**

@@ -160,7 +160,7 @@ class SourceMigration {
     const unwatch = this.#failure.watch(signal, () => this.#phase === "handed-over");
     const stall = new StallWatch(
       stallTimeoutMs,
-      () => this.#totals().wireBytes,
+      () => this.#totals().wireBytes + (this.#job.guest.feed?.signs ?? 0),
       () => this.#step,
       (error) => this.#failure.fail(error),
     );

@@ -4,7 +4,7 @@
 import type { Address, TlsListenTerms } from "@multifd/channel";
 import type { EventSink, RamPlacement, RangeThreads } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
-import type { Era, MemoryMapping } from "@multifd/protocol";
+import type { Era, MemoryMapping, MemoryRangeTable } from "@multifd/protocol";
 import type { MemoryMap } from "./memory-map.js";
 
 /** A RAM block that came as a descriptor. */
@@ -23,6 +23,10 @@ export interface CloudHypervisorDestinationGuest {
   loadConfig(config: Uint8Array, map: MemoryMap): Promise<void>;
   /** RAM comes over the stream: where each block goes. One that may hold data already is cleared first. */
   placeRam(blocks: readonly RamBlock[]): Promise<readonly RamPlacement[]>;
+  /** Set where RAM only passes through: some of a Memory command's ranges are in, and no more is read before this resolves. */
+  partIn?(table: MemoryRangeTable): Promise<void>;
+  /** The same: a whole Memory command is in, and answered when this resolves. */
+  memoryIn?(): Promise<void>;
   /**
    * RAM came as descriptors instead. They are the guest's to close from here on. The source's guest may run in
    * them until `commit`: whoever wants the last word of it reads then, and nobody writes before.
@@ -32,6 +36,7 @@ export interface CloudHypervisorDestinationGuest {
   loadState(state: Uint8Array): Promise<void>;
   /**
    * Everything is in: take the guest over. Only when this resolves is the source told, and the guest is lost to it.
+   * Rejects with ACKNOWLEDGEMENT_LOST where nobody knows whether it runs: the source is told nothing then.
    */
   commit(how: "resume" | "leave-paused"): Promise<void>;
   /** The migration failed: nothing may be mistaken for a guest, and none may run here. Never rejects. */

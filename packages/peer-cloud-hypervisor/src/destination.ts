@@ -270,7 +270,7 @@ class DestinationMigration {
     const map = this.#map!;
     const placements = await this.#job.guest.placeRam(map.blocks.map(({ block }) => block));
     this.#failure.check();
-    this.#ram = new IncomingRam(map, placements, this.#limits.tableBytesMax);
+    this.#ram = new IncomingRam(map, placements, this.#limits.tableBytesMax, this.#job.guest);
     this.#ram.useBlocks(this.#main!);
     this.#meter.start();
     this.#meter.round(map.ramBytes / PAGE_BYTES);
@@ -439,7 +439,7 @@ class DestinationMigration {
     // hears first, for its guest may be waiting.
     if (this.#committing) await guest.abandon();
     const main = this.#main;
-    if (main !== null && !this.#refusalSent && !(error instanceof ChannelError && LINK_ENDED.has(error.code))) {
+    if (main !== null && !this.#refusalSent && !(error instanceof ChannelError && NOT_TOLD.has(error.code))) {
       sayError(main);
       await within(FAREWELL_MS, this.#hearAbandon(main));
     }
@@ -502,8 +502,8 @@ class DestinationMigration {
 }
 
 const NO_PAYLOAD: ReadonlySet<CommandName> = new Set<CommandName>(["start", "complete", "completePaused", "abandon"]);
-/** The source is gone: nobody is left to be told. */
-const LINK_ENDED: ReadonlySet<string> = new Set(["CHANNEL_CUT", "CHANNEL_BROKEN"]);
+/** The source is gone, so nobody is left to be told; or nobody knows whether the guest runs, so it must not hear that it does not. */
+const NOT_TOLD: ReadonlySet<string> = new Set(["CHANNEL_CUT", "CHANNEL_BROKEN", "ACKNOWLEDGEMENT_LOST"]);
 
 /** At once, from this thread: the channel's own may be blocked, and so few bytes always find room. */
 function sayError(thread: RangeThread): void {

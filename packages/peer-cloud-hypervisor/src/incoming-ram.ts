@@ -17,21 +17,32 @@ import {
   RESPONSE_BYTES,
   takeResponse,
 } from "@multifd/protocol";
+import type { CloudHypervisorDestinationGuest } from "./destination-job.js";
 import { receiveExact } from "./exchange.js";
 import { type MemoryMap, PAGE_BYTES } from "./memory-map.js";
 
 /** Guest RAM asked for at a time, where it comes on demand. */
 const FETCH_BYTES = 2 ** 21;
 
+/** Of RAM that passes through: what is read before it has to be on its way. */
+const PART_BYTES = 2 ** 23;
+
+type Passing = Pick<CloudHypervisorDestinationGuest, "partIn" | "memoryIn">;
+
 export class IncomingRam {
   readonly #map: MemoryMap;
   readonly #placed: PlacedRam;
   readonly #tableBytesMax: number;
+  readonly #passing: Passing;
   #receivedBytes = 0;
 
-  /** @param placements  As the map's blocks; the files stay their guest's. */
-  constructor(map: MemoryMap, placements: readonly RamPlacement[], tableBytesMax: number) {
+  /**
+   * @param placements  As the map's blocks; the files stay their guest's.
+   * @param passing     Whom to tell of RAM that is to be passed on.
+   */
+  constructor(map: MemoryMap, placements: readonly RamPlacement[], tableBytesMax: number, passing: Passing) {
     this.#map = map;
+    this.#passing = passing;
     this.#tableBytesMax = tableBytesMax;
     // What is absent from a sparse first pass must read as zero.
     for (const { block, descriptor, startsZeroed, fileOffsetBytes = 0 } of placements)
@@ -69,7 +80,13 @@ export class IncomingRam {
   async receive(thread: RangeThread, tableBytes: number): Promise<void> {
     const table = MemoryRangeTable.fromWire(await receiveExact(thread, tableBytes, "a memory range table"));
     this.#map.check(table);
-    await this.#place(thread, table);
+    if (this.#passing.partIn === undefined) await this.#place(thread, table);
+    else
+      for (const part of inParts(table)) {
+        await this.#place(thread, part);
+        await this.#passing.partIn(part);
+      }
+    await this.#passing.memoryIn?.();
   }
 
   /** Asks for everything, on a fault channel, and places it as it comes: one request at a time, as on every channel. */
@@ -110,6 +127,28 @@ export class IncomingRam {
   close(): void {
     this.#placed.close();
   }
+}
+
+/** A table in tables of at most `PART_BYTES`, its bytes in the same order. */
+function* inParts(table: MemoryRangeTable): Generator<MemoryRangeTable> {
+  let part = MemoryRangeTable.empty();
+  let room = PART_BYTES;
+  const range = { gpa: 0, lengthBytes: 0 };
+  for (let index = 0; index < table.count; index++) {
+    table.readNumbers(index, range); // it has been checked against the map
+    while (range.lengthBytes > 0) {
+      const step = Math.min(room, range.lengthBytes);
+      part.append(range.gpa, step);
+      range.gpa += step;
+      range.lengthBytes -= step;
+      room -= step;
+      if (room > 0) continue;
+      yield part;
+      part = MemoryRangeTable.empty();
+      room = PART_BYTES;
+    }
+  }
+  if (part.count > 0) yield part;
 }
 
 /** @throws {ChannelError} ABANDONED. */

@@ -10,9 +10,15 @@ export {
   DESTINATION_LIMITS,
 } from "./destination-job.js";
 export { type MappedBlock, MemoryMap, PAGE_BYTES } from "./memory-map.js";
+export { type CloudHypervisorRelayJob, runCloudHypervisorRelay } from "./relay/relay.js";
 export { openSnapshotDirectory, type SavedRange, type SnapshotDirectory } from "./snapshot/snapshot-directory.js";
 export { SnapshotGuest } from "./snapshot/snapshot-guest.js";
 export { snapshotSource } from "./snapshot/snapshot-source.js";
 export { runCloudHypervisorSource } from "./source.js";
-export { type CloudHypervisorSource, type CloudHypervisorSourceJob, describeMemory } from "./source-job.js";
+export {
+  type CloudHypervisorSource,
+  type CloudHypervisorSourceJob,
+  describeMemory,
+  type HandOver,
+} from "./source-job.js";
 export { openStoredFiles, StoredFiles, type StoredPaths } from "./stored-files.js";

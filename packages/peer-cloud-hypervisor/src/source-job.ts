@@ -24,6 +24,9 @@ export type CloudHypervisorSource = {
   readonly snapshot: () => Promise<Uint8Array>;
 };
 
+/** Whether the guest runs at the destination, or stands there until somebody resumes it. */
+export type HandOver = "resume" | "leave-paused";
+
 export type CloudHypervisorSourceJob = {
   readonly source: CloudHypervisorSource;
   readonly address: Address;
@@ -36,8 +39,8 @@ export type CloudHypervisorSourceJob = {
   readonly memory: "stream" | "descriptors" | "on-demand";
   /** More than one: so many additional channels carry the RAM. */
   readonly channels: number;
-  /** What the destination does with the guest in the end. */
-  readonly handOver: "resume" | "leave-paused";
+  /** What the destination does with the guest in the end; a function is asked once the destination has loaded it. */
+  readonly handOver: HandOver | (() => Promise<HandOver>);
   readonly tls?: TlsConnectTerms;
   readonly connectTimeoutMs: number;
   /** Without a sign of life for this long the migration fails; 0 waits for ever. */
@@ -113,6 +116,14 @@ export function checkSourceTerms(job: CloudHypervisorSourceJob, map: MemoryMap):
       refuse("the configuration gives RAM no slots, which descriptors are passed by");
   }
   if (memory === "on-demand" && !era.pageFaults) refuse(`${release} of Cloud Hypervisor asks for no pages; v53 does`);
-  if (handOver === "leave-paused" && !knowsCommand(era, "completePaused"))
-    refuse(`${release} of Cloud Hypervisor always resumes the guest; v52 and newer can leave it paused`);
+  if (typeof handOver === "string") checkHandOver(era, handOver);
+}
+
+/** @throws {ConfigError} CLOUD_HYPERVISOR_TERMS. */
+export function checkHandOver(era: Era, how: HandOver): void {
+  if (how === "resume" || knowsCommand(era, "completePaused")) return;
+  throw new ConfigError(
+    "CLOUD_HYPERVISOR_TERMS",
+    `release ${era.name} of Cloud Hypervisor always resumes the guest; v52 and newer can leave it paused`,
+  );
 }

@@ -26,6 +26,7 @@ import {
   type MigrationResult,
   type MigrationTotals,
   ProgressMeter,
+  type RamFeed,
   type RangeThread,
   RangeThreads,
   type SourceGuest,
@@ -54,7 +55,7 @@ import { allocatedRam, dirtyRam, wholeRam } from "./dirty-tables.js";
 import { ask, awaitAnswer, receiveExact, sendMemory } from "./exchange.js";
 import { FaultService } from "./fault-service.js";
 import { MemoryMap, PAGE_BYTES } from "./memory-map.js";
-import { type CloudHypervisorSourceJob, checkSourceTerms, matchRam } from "./source-job.js";
+import { type CloudHypervisorSourceJob, checkHandOver, checkSourceTerms, matchRam } from "./source-job.js";
 import { within } from "./within.js";
 
 type Phase = "running" | "paused" | "handed-over" | "acknowledged";
@@ -115,7 +116,7 @@ class SourceMigration {
     const unwatch = this.#failure.watch(signal, () => this.#phase === "handed-over" || this.#phase === "acknowledged");
     const stall = new StallWatch(
       stallTimeoutMs,
-      () => this.#totals().wireBytes,
+      () => this.#totals().wireBytes + (this.#job.source.guest.feed?.signs ?? 0),
       () => this.#step,
       (error) => this.#failure.fail(error),
     );
@@ -160,7 +161,10 @@ class SourceMigration {
     const state = await this.#failure.race(source.snapshot());
     if (memory === "stream") await this.#passAfterSnapshot();
     await this.#say("state", ask(main, "state", state));
-    await this.#handOver(main, handOver);
+    this.#step = "waiting to hand the guest over";
+    const how = typeof handOver === "string" ? handOver : await this.#failure.race(handOver());
+    checkHandOver(this.#job.era, how);
+    await this.#handOver(main, how);
     this.#step = "serving the last pages";
     await this.#faults?.ended;
   }
@@ -212,6 +216,7 @@ class SourceMigration {
     const { guest } = this.#job.source;
     const { tracker } = guest;
     if (tracker !== null) await this.#failure.race(tracker.start(this.#ram.map(({ block }) => block)));
+    if (guest.feed !== undefined) return this.#passOn(guest.feed);
     for (const bitmap of this.#dirty) bitmap.fill();
     const first = this.#job.era.sparseFirstPass ? allocatedRam(this.#map, this.#ram) : wholeRam(this.#map);
     if (tracker === null) {
@@ -219,6 +224,18 @@ class SourceMigration {
       return;
     }
     await this.#converge(first);
+    await this.#pauseAndHarvest();
+    await this.#sendDirty("paused");
+  }
+
+  /** Sends what a feed brings, pass by pass, and pauses the guest when it brings no more. */
+  async #passOn(feed: RamFeed): Promise<void> {
+    while (await this.#failure.race(feed.more())) {
+      this.#harvest();
+      await this.#sendDirty("running");
+      feed.sent();
+      this.#step = "waiting for RAM to send";
+    }
     await this.#pauseAndHarvest();
     await this.#sendDirty("paused");
   }

@@ -13,6 +13,15 @@ export type CloudHypervisorFlags = {
 
 /** @param whose  What `--release` says, for its help. */
 export function addCloudHypervisorFlags(command: Command, whose: string, releaseDefault: string): Command {
+  return addPeerFlags(command, whose, releaseDefault).addOption(
+    new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")
+      .argParser(milliseconds)
+      .default(60_000),
+  );
+}
+
+/** As `addCloudHypervisorFlags`, for commands that have a stall timeout already. */
+export function addPeerFlags(command: Command, whose: string, releaseDefault: string): Command {
   return command
     .addOption(
       new Option("--release <version>", `${whose}, such as v53, v28 or "next" (after 53.0)`)
@@ -23,11 +32,6 @@ export function addCloudHypervisorFlags(command: Command, whose: string, release
       new Option("--connections <n>", "connections that carry RAM; more than 1 from release v52 on")
         .argParser(wholeNumber(1, CONNECTIONS_MAX))
         .default(1),
-    )
-    .addOption(
-      new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")
-        .argParser(milliseconds)
-        .default(60_000),
     );
 }
 
