@@ -51,6 +51,7 @@ describe("options of the bench", () => {
     ["--qemu 5.0", /11\.1, 7\.2/],
     ["--parts nothing", /speed, live, coordinator/],
     ["--live-ram 4G", /32M to 2G/],
+    ["--live-bandwidth fast", /--live-bandwidth fast/],
     ["--runs 0", /--runs 0/],
     ["--to nowhere", /--to nowhere/],
     ["--to tcp:a:1 --transport unix", /--transport.*tcp/],

@@ -25,6 +25,8 @@ export type MeasureOptions = {
   /** Null: from slow to what does not converge. */
   readonly liveRates: readonly number[] | null;
   readonly downtimeLimitMs: number;
+  /** Of live guests; 0 for no limit. */
+  readonly liveBandwidth: number;
   /** Folder of the report. */
   readonly outDir: string;
   /** A harness that listens on the machine where destinations are to run; null for this machine. */
@@ -57,6 +59,7 @@ A setting takes a list (1,2,4); all combinations of what is listed are measured.
   --parts LIST          of ${parts.join(", ")} (default all)
   --live-ram SIZE       RAM of live guests (default 512M)
   --live-rates LIST     RAM that they dirty a second, such as 50M,400M (default: doubling until nothing converges)
+  --live-bandwidth SIZE a second, that their wire is held to, or none (default 512M, some 4 Gbit/s)
   --downtime-limit MS   of live guests (default 100)
   --out DIR             for report.json and report.html (default bench-report)
 
@@ -119,6 +122,7 @@ export function parseOptions(words: readonly string[]): Options | null {
     parts: to === null ? (list("--parts", values.parts, (text) => oneOf("--parts", text, parts)) ?? parts) : ["speed"],
     liveRamBytes: liveRam(values["live-ram"]),
     liveRates: list("--live-rates", values["live-rates"], (text) => byteSize("--live-rates", text)),
+    liveBandwidth: values["live-bandwidth"] === "none" ? 0 : byteSize("--live-bandwidth", values["live-bandwidth"]),
     downtimeLimitMs: wholeNumber("--downtime-limit", values["downtime-limit"], DOWNTIME_MAX_MS),
     outDir: values.out,
     to,
@@ -142,6 +146,7 @@ function parse(words: readonly string[]) {
         parts: { type: "string" },
         "live-ram": { type: "string", default: "512M" },
         "live-rates": { type: "string" },
+        "live-bandwidth": { type: "string", default: "512M" },
         "downtime-limit": { type: "string", default: "100" },
         out: { type: "string", default: "bench-report" },
         listen: { type: "string" },

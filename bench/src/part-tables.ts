@@ -24,7 +24,7 @@ const liveColumns: readonly Column<LivePoint>[] = [
 export function formatLive(live: LiveReport): string {
   const title =
     `a guest of ${live.ramBytes / MIB} MiB that writes ${live.workingSetBytes / MIB} MiB of it, ` +
-    `${live.channels} channels, unix, downtime limit ${live.downtimeLimitMs} ms`;
+    `${live.channels} channels, unix, ${live.maxBandwidth > 0 ? `${(live.maxBandwidth / 1e6).toFixed(0)} MB/s, ` : ""}downtime limit ${live.downtimeLimitMs} ms`;
   return `\n${title}\n${formatTable(liveColumns, live.points)}\n`;
 }
 

@@ -120,12 +120,13 @@ async function openPlace({ to, qemu }: MeasureOptions, dir: string, here: boolea
   };
 }
 
-function liveTerms({ liveRamBytes, downtimeLimitMs }: MeasureOptions): LiveTerms {
+function liveTerms({ liveRamBytes, downtimeLimitMs, liveBandwidth }: MeasureOptions): LiveTerms {
   return {
     ramBytes: liveRamBytes,
     workingSetBytes: liveRamBytes * LIVE_WORKING_PART,
     channels: LIVE_CHANNELS,
     downtimeLimitMs,
+    maxBandwidth: liveBandwidth,
     limitMs: LIVE_LIMIT_MS,
   };
 }

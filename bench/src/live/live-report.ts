@@ -12,6 +12,8 @@ export type LiveTerms = {
   readonly workingSetBytes: number;
   readonly channels: number;
   readonly downtimeLimitMs: number;
+  /** Bytes a second that the wire is held to while the guest runs; 0 for no limit. */
+  readonly maxBandwidth: number;
   /** A migration that has not ended by then does not converge. */
   readonly limitMs: number;
 };

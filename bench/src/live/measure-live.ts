@@ -15,9 +15,10 @@ import { timelineOf } from "./timeline.js";
 
 export type LiveVariant = { readonly name: string; readonly role: Role; readonly run: LiveProgram };
 
-const LOWEST_RATE = 50e6;
+const LOWEST_RATE = 100e6;
 const RATES_MAX = 8;
-/** A guest that is asked for twice as much and gets less than this more writes as fast as it can. */
+/** A guest that gets less than this part of what is asked for, and hardly more than before, writes as fast as it can. */
+const REACHED_MIN = 0.6;
 const GAIN_MIN = 1.2;
 /** The timeline's guest and link: some rounds, each long enough to be seen. */
 const TIMELINE_RATE = 100e6;
@@ -36,7 +37,7 @@ export function liveVariants(qemu: QemuVersion | null): readonly LiveVariant[] {
   ];
 }
 
-/** @param rates  Bytes a second, ascending; doubling from 50 MB/s where null. */
+/** @param rates  Bytes a second, ascending; doubling from 100 MB/s where null. */
 export async function measureLive(
   variants: readonly LiveVariant[],
   terms: LiveTerms,
@@ -65,7 +66,7 @@ export async function measureLive(
     points.push(...measured);
   }
   const timelineTerms = { askedRate: TIMELINE_RATE, maxBandwidth: TIMELINE_BANDWIDTH };
-  const { events } = await moveGuest({ ...terms, rate: TIMELINE_RATE }, TIMELINE_BANDWIDTH);
+  const { events } = await moveGuest({ ...terms, rate: TIMELINE_RATE, maxBandwidth: TIMELINE_BANDWIDTH });
   const byVariant = variants.flatMap(({ name }) => points.filter(({ variant }) => variant === name));
   return { ...terms, runs, points: byVariant, timeline: timelineOf(events, timelineTerms) };
 }
@@ -85,9 +86,11 @@ function pointOf({ name, role }: LiveVariant, askedRate: number, outcomes: reado
 }
 
 /** @param points  What has been measured before. */
-function goesOn({ variant, downtimeMs, reachedRate }: LivePoint, points: readonly LivePoint[]): boolean {
+function goesOn({ variant, downtimeMs, askedRate, reachedRate }: LivePoint, points: readonly LivePoint[]): boolean {
   const before = points.findLast((point) => point.variant === variant);
-  return downtimeMs !== null && (before === undefined || reachedRate >= GAIN_MIN * before.reachedRate);
+  if (downtimeMs === null) return false;
+  if (before === undefined || reachedRate >= REACHED_MIN * askedRate) return true;
+  return reachedRate >= GAIN_MIN * before.reachedRate;
 }
 
 function describe({ figures, reachedRate }: LiveOutcome): string {

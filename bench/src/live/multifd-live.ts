@@ -16,7 +16,7 @@ const READY_TIMEOUT_MS = 30_000;
 const LAST_WORD_MS = 10_000;
 const PAGE_BYTES = 4096;
 
-export const multifdLive: LiveProgram = async (job) => (await moveGuest(job, 0)).outcome;
+export const multifdLive: LiveProgram = async (job) => (await moveGuest(job)).outcome;
 
 export type WatchedMigration = {
   readonly outcome: LiveOutcome;
@@ -24,8 +24,7 @@ export type WatchedMigration = {
   readonly events: readonly ProcessEvent[];
 };
 
-/** @param maxBandwidth  Bytes per second on the wire while the guest runs; 0 for no limit. */
-export async function moveGuest(job: LiveJob, maxBandwidth: number): Promise<WatchedMigration> {
+export async function moveGuest(job: LiveJob): Promise<WatchedMigration> {
   const dir = createScratchDir("disk");
   const address = (name: string) => `unix:${dir}/${name}`;
   const started: EventProcess[] = [];
@@ -44,7 +43,7 @@ export async function moveGuest(job: LiveJob, maxBandwidth: number): Promise<Wat
     const before = await look(dir);
     const migrate = heldCommand("migrate", "--json", "--guest", address("guest"), "--to", address("m"), ...channels);
     const limits = ["--downtime-limit", `${job.downtimeLimitMs}`, "--rounds-max", `${ROUNDS_MAX}`];
-    const words = [...migrate, ...limits, "--max-bandwidth", `${maxBandwidth}`];
+    const words = [...migrate, ...limits, "--max-bandwidth", `${job.maxBandwidth}`];
     const source = keep(new EventProcess("multifd migrate", process.execPath, words));
     const completed = await within(source.expect("completed", job.limitMs + READY_TIMEOUT_MS), job.limitMs);
     if (completed === null) {

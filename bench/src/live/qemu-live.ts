@@ -115,7 +115,9 @@ async function moveByMultifd({ version, job, source, receivedPath, dir, keep }: 
   return {
     go: async () => {
       const limits = ["--downtime-limit", `${job.downtimeLimitMs}`, "--rounds-max", `${ROUNDS_MAX}`];
-      const moving = run("migrate", "--qmp", monitorPath(source.ramPath), "--to", address, ...limits, ...shared);
+      const pace = ["--max-bandwidth", `${job.maxBandwidth}`];
+      const words = ["--qmp", monitorPath(source.ramPath), "--to", address, ...limits, ...pace, ...shared];
+      const moving = run("migrate", ...words);
       const said = await within(moving.expect("completed", job.limitMs + READY_TIMEOUT_MS), job.limitMs);
       if (said === null) return null;
       const { totalMs, downtimeMs, rounds } = said;
@@ -125,8 +127,8 @@ async function moveByMultifd({ version, job, source, receivedPath, dir, keep }: 
   };
 }
 
-function setupOf({ channels, downtimeLimitMs }: LiveJob) {
-  return { channels, downtimeLimitMs };
+function setupOf({ channels, downtimeLimitMs, maxBandwidth }: LiveJob) {
+  return { channels, downtimeLimitMs, ...(maxBandwidth > 0 && { maxBandwidth }) };
 }
 
 async function runsAt(ramPath: string): Promise<void> {

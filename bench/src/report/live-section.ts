@@ -16,7 +16,7 @@ export function liveSections(live: LiveReport): readonly string[] {
   return [
     section(
       "Live migration against dirty rate",
-      `How ${guest} fares, ${live.channels} channels, unix sockets, no compression, a downtime limit of ${live.downtimeLimitMs} ms; ${live.runs === 1 ? "one migration each" : `medians of ${live.runs}`}. ` +
+      `How ${guest} fares, ${live.channels} channels, unix sockets, no compression, ${live.maxBandwidth > 0 ? `the wire held to ${formatRate(live.maxBandwidth)} until the guest is paused, ` : ""}a downtime limit of ${live.downtimeLimitMs} ms; ${live.runs === 1 ? "one migration each" : `medians of ${live.runs}`}. ` +
         `A cross marks the rate at which a migration did not converge within ${live.limitMs / 1000} s; a line that ends without one belongs to a guest that could not write faster.`,
       lineFigure(live, "Downtime", "ms without a running vCPU", ({ downtimeMs }) => downtimeMs, {
         y: live.downtimeLimitMs,
