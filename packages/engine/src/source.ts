@@ -427,9 +427,7 @@ class SourceMigration {
   /** Answers a failure by the phase it met. @returns the error to tell. */
   async #settle(seen: unknown): Promise<unknown> {
     const refused = seen instanceof MigrationError && seen.code === "PEER_REFUSED";
-    // A link breaks with few words: say at what.
-    const broken = refused || (seen instanceof MigrationError && seen.code === "CHANNEL_BROKEN");
-    const error = broken ? placeError(seen, this.#step) : seen;
+    const error = this.#explain(seen);
     if (this.#phase === "handed-over" && !refused) {
       const reason = seen instanceof Error ? seen.message : String(seen);
       return new ChannelError(
@@ -451,6 +449,15 @@ class SourceMigration {
         { cause: error },
       );
     }
+  }
+
+  /** A link breaks, and a destination refuses, with few words: says at what, and where to look. */
+  #explain(seen: unknown): unknown {
+    if (!(seen instanceof MigrationError)) return seen;
+    if (seen.code === "PEER_REFUSED") return placeError(seen, this.#step);
+    if (seen.code !== "CHANNEL_BROKEN") return seen;
+    const message = `${this.#step}: ${seen.message}; if the destination closed it, its own log says why`;
+    return new ChannelError(seen.code, message, { cause: seen });
   }
 
   async #close(): Promise<void> {

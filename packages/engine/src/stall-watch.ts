@@ -31,7 +31,7 @@ export class StallWatch {
         fail(
           new ChannelError(
             "STALLED",
-            `nothing has moved for ${timeoutMs} ms while ${describe()}; is the peer still alive?`,
+            `nothing has moved for ${timeoutMs} ms while ${describe()}; is the peer still alive, and set to the same channels and compression?`,
           ),
         );
       }
