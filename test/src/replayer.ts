@@ -46,7 +46,7 @@ const REPLAY_TIMEOUT_MS = 30_000;
  * Sends a recording to a destination and resolves when its last connection is closed, from whichever side.
  *
  * @param address  `unix:PATH` or `tcp:HOST:PORT`.
- * @throws {Error} if nobody listens, or if it has not ended in time. A destination that hangs up is no error here.
+ * @throws {Error} if nobody listens for main, or if it has not ended in time. A destination that hangs up is no error here.
  */
 export async function replayMigration(
   address: string,
@@ -78,7 +78,9 @@ export async function replayMigration(
       if (faults.omitChannels?.includes(channel)) continue;
       const cut = faults.cutChannelAt?.channel === channel ? faults.cutChannelAt.bytes : undefined;
       const spoilt = spoil(bytes, channel, cut, faults.patch);
-      channels.push({ socket: await dial(), bytes: spoilt, cut: cut !== undefined });
+      const socket = await dial().catch(unlessGone);
+      if (socket === null) break;
+      channels.push({ socket, bytes: spoilt, cut: cut !== undefined });
     }
     const mainBytes = spoil(recording.main, "main", faults.cutMainAt, faults.patch);
     const sent = channels.map(async ({ socket, bytes, cut }) => {
@@ -104,6 +106,12 @@ export async function replayMigration(
     faults.signal?.removeEventListener("abort", release);
     release();
   }
+}
+
+/** A destination that has given up listens no more. */
+function unlessGone(error: NodeJS.ErrnoException): null {
+  if (["ECONNRESET", "ECONNREFUSED", "ENOENT"].includes(error.code ?? "")) return null;
+  throw error;
 }
 
 function spoil(bytes: Uint8Array, stream: Patch["stream"], cut: number | undefined, patches: readonly Patch[] = []) {

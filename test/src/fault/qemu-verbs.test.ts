@@ -63,6 +63,19 @@ async function settings(vm: QemuProcess): Promise<readonly unknown[]> {
   return [await vm.execute("query-migrate-capabilities"), await vm.execute("query-migrate-parameters")];
 }
 
+/** Has a suite's commands make their temporary directories where nobody else does. */
+function useOwnTemporaries(): void {
+  const outer = process.env["TMPDIR"];
+  before(() => {
+    process.env["TMPDIR"] = createScratchDir("disk");
+  });
+  after(() => {
+    removeScratchDir(tmpdir());
+    if (outer === undefined) delete process.env["TMPDIR"];
+    else process.env["TMPDIR"] = outer;
+  });
+}
+
 /** Directories of ours in which QEMU and a command meet. */
 function meetingPlaces(): readonly string[] {
   return readdirSync(tmpdir()).filter((name) => existsSync(join(tmpdir(), name, "channels")));
@@ -75,6 +88,7 @@ async function stopAll(): Promise<void> {
 
 for (const version of versions) {
   describe(`multifd qemu save, QEMU ${version} with a running guest`, () => {
+    useOwnTemporaries();
     let vm: QemuProcess;
     let found: readonly unknown[];
     before(async () => {
@@ -172,6 +186,7 @@ for (const version of versions) {
   });
 
   describe(`multifd qemu save, QEMU ${version}`, () => {
+    useOwnTemporaries();
     beforeEach(() => {
       dir = createScratchDir();
     });
@@ -215,6 +230,7 @@ for (const version of versions) {
   });
 
   describe(`multifd qemu restore into QEMU ${version}`, () => {
+    useOwnTemporaries();
     beforeEach(async () => {
       dir = createScratchDir();
       await start("source", { version, bootSector });
