@@ -2,7 +2,9 @@
  * Cloud Hypervisor's protocol through relays: as it is, and as multifd packets between two of them.
  */
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import {
   CLOUD_HYPERVISOR_CONFIG as CONFIG,
@@ -139,6 +141,20 @@ describe("multifd cloud-hypervisor relay", () => {
     );
   });
 
+  it("leaves everybody in doubt, and nobody resumed, when the destination goes away at the last command", async () => {
+    const forgetful = await startForgetful(join(dir, "in.sock"));
+    try {
+      const { relays, address } = await startPair(unix("in.sock"));
+      const processes = [command("send", "--to", address, ...vm.flags), ...relays];
+      for (const process of processes) {
+        const { last } = await process.outcome;
+        assert.equal(last.code, "ACKNOWLEDGEMENT_LOST", JSON.stringify(last));
+      }
+    } finally {
+      forgetful.close();
+    }
+  });
+
   it("refuses descriptors, and multifd packets that carry no Cloud Hypervisor guest", async () => {
     const receiver = command("receive", "--listen", unix("in.sock"), ...storedVm(dir, "copy").flags);
     const to = await listening(receiver);
@@ -154,3 +170,45 @@ describe("multifd cloud-hypervisor relay", () => {
     assert.equal((await foreign.outcome).last.event, "failed");
   });
 });
+
+const REQUEST_BYTES = 16;
+const MEMORY = 4;
+const COMPLETE = 5;
+const OK = Buffer.from("01000000000000000000000000000000", "hex");
+
+/** A destination that takes everything, and closes where the last answer is due. */
+async function startForgetful(path: string): Promise<Server> {
+  const server = createServer((socket) => {
+    let came = Buffer.alloc(0);
+    let skip = 0;
+    socket.on("error", () => {});
+    socket.on("data", (bytes) => {
+      came = Buffer.concat([came, bytes]);
+      for (;;) {
+        const skipped = Math.min(skip, came.length);
+        came = came.subarray(skipped);
+        skip -= skipped;
+        if (skip > 0 || came.length < REQUEST_BYTES) return;
+        const length = Number(came.readBigUInt64LE(8));
+        const isMemory = came.readUInt16LE(0) === MEMORY;
+        if (came.readUInt16LE(0) === COMPLETE) {
+          socket.destroy();
+          return;
+        }
+        if (isMemory && came.length < REQUEST_BYTES + length) return;
+        skip = REQUEST_BYTES + length + (isMemory ? ramBytes(came.subarray(REQUEST_BYTES, REQUEST_BYTES + length)) : 0);
+        socket.write(OK);
+      }
+    });
+  });
+  server.listen(path);
+  await once(server, "listening");
+  return server;
+}
+
+/** What follows a range table. */
+function ramBytes(table: Buffer): number {
+  let bytes = 0;
+  for (let at = 8; at < table.length; at += 16) bytes += Number(table.readBigUInt64LE(at));
+  return bytes;
+}
