@@ -67,7 +67,14 @@ export function coordinatorSections(report: CoordinatorReport): readonly string[
         "chart",
         "Memory",
         legend([memory]),
-        drawLines({ summary: "Memory against size", x, y: y("MiB", "linear"), series: [memory], level: null }),
+        // Linear both ways: a straight line is what is claimed.
+        drawLines({
+          summary: "Memory against size",
+          x: { ...x, scale: "linear" },
+          y: y("MiB", "linear"),
+          series: [memory],
+          level: null,
+        }),
       ),
       ...(harvests.length === 0
         ? []

@@ -45,7 +45,7 @@ text { fill: var(--soft); font-variant-numeric: tabular-nums; }
 text.name { fill: var(--ink); }
 text.note { fill: var(--ink); font-weight: 600; white-space: pre; }
 text.round-number { fill: var(--paper); font-weight: 600; }
-text.band-name { fill: var(--band); font-weight: 600; }
+text.band-name { fill: var(--band); font-weight: 600; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 text.wire-axis { fill: var(--qemu); }
 .grid { stroke: var(--faint); stroke-width: 1; }
 .axis-line { stroke: var(--soft); stroke-width: 1; }
