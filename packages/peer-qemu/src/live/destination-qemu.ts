@@ -21,7 +21,7 @@ import { multifdSettings, type SettingsWanted } from "../drive/migration-setting
 import { endQemu } from "../drive/qemu-end.js";
 import { type QemuFacts, queryMigration, queryRunState } from "../drive/qemu-facts.js";
 import type { QmpClient } from "../qmp-client.js";
-import { checkDeviceStream, DEVICE_STREAM, DEVICE_STREAM_BYTES_MAX } from "./device-stream.js";
+import { checkDeviceStream, DEVICE_STREAM, DEVICE_STREAM_BYTES_MAX, type StreamTerms } from "./device-stream.js";
 import {
   compareRecords,
   decodeMachineRecord,
@@ -47,7 +47,7 @@ export type DestinationQemuParts = {
 /** Loading, from QEMU's first byte to its word; shorter than the source waits for ours. */
 const LOAD_MS = 20_000;
 const CONNECT_MS = 5000;
-const LOOK_MS = 20;
+const LOOK_MS = 5;
 
 /** One connection, shared RAM left out, and drives untouched until the guest runs: the source still has them. */
 export function loadSettings(): SettingsWanted {
@@ -125,7 +125,6 @@ export class DestinationQemu implements DestinationGuest {
     if (this.#came === null) throw new ProtocolError("MACHINE_RECORD", "the source has not said what machine it is");
     if (stream === null) throw new ProtocolError("DEVICE_STREAM", "the source has not sent its devices");
     const shared = new Map(ram.blocks.map(({ block }) => [block.name, block.lengthBytes]));
-    await checkDeviceStream(stream, { machineType: facts.machineType, shared });
     this.#spent = true;
     await qmp.execute("stop"); // what QEMU takes for -S: it does not run what it has loaded
     await qmp.execute("migrate-incoming", {
@@ -133,19 +132,23 @@ export class DestinationQemu implements DestinationGuest {
       ...(staysAfterFailure(facts) ? { "exit-on-error": false } : {}),
     });
     try {
-      await this.#feed(stream);
+      await this.#feed(stream, { machineType: facts.machineType, shared });
       await this.#loaded();
     } catch (error) {
       throw await explain(qmp, error);
     }
   }
 
-  /** Writes the stream into QEMU and hears its word. */
-  async #feed(stream: Uint8Array): Promise<void> {
+  /**
+   * Writes the stream into QEMU, checks it, and hears QEMU's word. QEMU loads while we check, for the guest stands still:
+   * what is refused then has not run, and never will.
+   */
+  async #feed(stream: Uint8Array, terms: StreamTerms): Promise<void> {
     const main = new MainChannel(await Channel.connect(this.#parts.meeting, CONNECT_MS));
     const timer = setTimeout(() => main.destroy(), LOAD_MS);
     try {
-      const [taken] = await Promise.all([hearShut(main), main.write(stream)]);
+      const written = main.write(stream).then(() => checkDeviceStream(stream, terms));
+      const [taken] = await Promise.all([hearShut(main), written]);
       if (!taken) throw new ProtocolError("QEMU_MIGRATION_FAILED", "QEMU reports that it could not load its devices");
     } finally {
       clearTimeout(timer);
