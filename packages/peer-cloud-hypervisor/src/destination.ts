@@ -55,7 +55,7 @@ import { Reception } from "./reception.js";
 import { within } from "./within.js";
 
 /** How long a refused source may take to say Abandon, or to close. */
-const FAREWELL_MS = 500;
+const FAREWELL_MS = 1000;
 /** What is read past, of a request that was refused, to find the next one. */
 const SKIP_BYTES_MAX = 2 ** 20;
 
@@ -96,6 +96,8 @@ class DestinationMigration {
   #rounds = 0;
   /** Bytes of the present request that have not been read: what stands between us and the next one. */
   #unreadBytes = 0;
+  /** The next request, ordered from the main channel's thread; whoever gives up still has to take it from here. */
+  #coming: Promise<Uint8Array | null> | null = null;
   #refusalSent = false;
   #accepted = 0;
   #startedMs = performance.now();
@@ -200,7 +202,9 @@ class DestinationMigration {
 
   async #nextRequest(thread: RangeThread): Promise<Request> {
     this.#waitingFor = `waiting for the next request, in state ${this.#state}`;
-    const wire = await receiveOrEnd(thread, REQUEST_BYTES, "a request");
+    this.#coming = receiveOrEnd(thread, REQUEST_BYTES, "a request");
+    const wire = await this.#coming;
+    this.#coming = null;
     if (wire === null)
       throw (
         (await thread.reasonOfEnd()) ??
@@ -450,8 +454,11 @@ class DestinationMigration {
   /** Reads past what was refused, and answers one Abandon. */
   async #hearAbandon(main: RangeThread): Promise<void> {
     while (this.#unreadBytes <= SKIP_BYTES_MAX) {
-      if (this.#unreadBytes > 0) await receiveExact(main, this.#unreadBytes, "what was refused");
-      const wire = await receiveExact(main, REQUEST_BYTES, "abandon");
+      const coming = this.#coming;
+      this.#coming = null;
+      if (coming === null && this.#unreadBytes > 0) await receiveExact(main, this.#unreadBytes, "what was refused");
+      const wire = await (coming ?? receiveExact(main, REQUEST_BYTES, "abandon"));
+      if (wire === null) return;
       const { command, payloadBytes } = migrationRequest.decode(wire);
       if (commandName(command) === "abandon") {
         await main.send(encodeResponse("ok"));
