@@ -87,6 +87,17 @@ for (const version of versions) {
       await assertUntouched();
     });
 
+    it("has no finding of the address and undefined-behaviour sanitizers, right or wrong", async () => {
+      execFileSync("make", ["--silent", "build/multifd-attach-sanitized"], { cwd: kernel });
+      const program = join(kernel, "build/multifd-attach-sanitized");
+      const answer = await attachToProcess({ pid: qemu.vm.pid, timeoutMs: 10_000, program });
+      assert.ok(answer.ok);
+      closeDescriptor(answer.descriptor);
+      const wrong = await attachToProcess({ pid: qemu.vm.pid, timeoutMs: 10_000, held: 1_000_000, program });
+      assert.deepEqual(wrong, { ok: false, step: "copy", errno: "EBADF" });
+      await assertUntouched();
+    });
+
     it("does not wake a QEMU that was stopped by a signal", async () => {
       const { pid } = qemu.vm;
       process.kill(pid, "SIGSTOP");
