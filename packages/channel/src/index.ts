@@ -1,5 +1,6 @@
 export { type Address, formatAddress, parseAddress, resolveAddress } from "./address.js";
 export { Channel } from "./channel.js";
+export { type DialTerms, dial } from "./dial.js";
 export { Listener } from "./listener.js";
 export { MainChannel } from "./main-channel.js";
 export { readTlsCredentials, type TlsKind } from "./tls-credentials.js";

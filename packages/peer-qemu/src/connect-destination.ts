@@ -7,18 +7,23 @@
  * it cannot look into those: main has finished its handshake before the next one opens.
  * Source: QEMU 10.0, migration/migration.c, migration_ioc_process_incoming().
  */
-import { type Address, Channel, formatAddress, MainChannel, type TlsConnectTerms, TlsPump } from "@multifd/channel";
+import {
+  type Channel,
+  type DialTerms,
+  dial,
+  formatAddress,
+  MainChannel,
+  type TlsConnectTerms,
+  TlsPump,
+} from "@multifd/channel";
 import { sendBytes } from "@multifd/native";
-import { ChannelError, encodeMultifdInit, placeError } from "@multifd/protocol";
+import { encodeMultifdInit, placeError } from "@multifd/protocol";
 
 /** Where a destination is, and how it is dialled. */
-export type DestinationTerms = {
-  readonly address: Address;
+export type DestinationTerms = DialTerms & {
   readonly channels: number;
   /** The VM's, borne by every channel's init message; zeros when it has none. */
   readonly uuid?: Uint8Array;
-  /** For each connection, and again for its TLS handshake. */
-  readonly connectTimeoutMs: number;
   /** Left out: plain connections. */
   readonly tls?: TlsConnectTerms;
 };
@@ -38,10 +43,10 @@ export async function connectDestination(
   const tls = terms.tls ? new TlsPump(terms.tls) : null;
   const opened: Channel[] = [];
   try {
-    const main = await open(terms, tls, signal);
+    const main = await dial(terms, tls, signal);
     opened.push(main);
     for (let channel = 0; channel < terms.channels; channel++) {
-      const connection = await open(terms, tls, signal);
+      const connection = await dial(terms, tls, signal);
       opened.push(connection);
       await introduce(terms, connection, encodeMultifdInit({ uuid, channel }));
     }
@@ -52,25 +57,6 @@ export async function connectDestination(
   } finally {
     tls?.end();
   }
-}
-
-async function open(terms: DestinationTerms, tls: TlsPump | null, signal: AbortSignal): Promise<Channel> {
-  const { address, connectTimeoutMs } = terms;
-  const socket = await Channel.connect(address, connectTimeoutMs);
-  const channel = tls?.secure(socket, connectTimeoutMs) ?? socket;
-  const giveUp = () => channel.shutDown();
-  signal.addEventListener("abort", giveUp);
-  try {
-    if (!signal.aborted) await channel.secured();
-    if (!signal.aborted) return channel;
-  } catch (error) {
-    channel.close();
-    if (!signal.aborted) throw placeError(error, formatAddress(address));
-  } finally {
-    signal.removeEventListener("abort", giveUp);
-  }
-  channel.close();
-  throw new ChannelError("CANCELLED", "cancelled while connecting");
 }
 
 async function introduce({ address }: DestinationTerms, channel: Channel, message: Uint8Array): Promise<void> {
