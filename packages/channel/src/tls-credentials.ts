@@ -45,8 +45,9 @@ export function readTlsCredentials(directory: string, role: "listen" | "connect"
 function detectKind(directory: string): TlsKind {
   const found = { x509: has(directory, NAMES.authority), psk: has(directory, NAMES.keys) };
   if (found.x509 !== found.psk) return found.x509 ? "x509" : "psk";
-  const what = found.x509 ? "holds both" : "holds neither";
-  throw wrong(`${directory}: ${what} ${NAMES.authority} (x509) and ${NAMES.keys} (psk); say which kind is meant`);
+  const both = `holds both ${NAMES.authority} (x509) and ${NAMES.keys} (psk); say which kind is meant`;
+  const neither = `holds neither ${NAMES.authority} (x509) nor ${NAMES.keys} (psk); name the folder of credentials`;
+  throw wrong(`${directory}: ${found.x509 ? both : neither}`);
 }
 
 function readCertificates(directory: string, role: "listen" | "connect"): TlsCredentials {
