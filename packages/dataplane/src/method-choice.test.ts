@@ -67,7 +67,7 @@ function send(
     if (backlogMib > link.bufferMib) wait(((backlogMib - link.bufferMib) * 1000) / link.mibPerSecond, link);
     used.push(method);
     if (typeof choice === "number") continue;
-    choice.sent(PACKET, preparedMs - startMs, nowMs - startMs, PACKET * ratio);
+    choice.sent(PACKET, preparedMs - startMs, (READ_MS + ms) / 2, nowMs - startMs, PACKET * ratio);
     const sampled = choice.sampleDue;
     if (sampled < 0) continue;
     const sample = methods[sampled]![kind];

@@ -62,7 +62,7 @@ export class MethodChoice {
   readonly #samples: readonly Cost[];
   readonly #failures: readonly Failure[];
   /** Sums over the packets of the method in use, the older ones fading. */
-  readonly #sums = { packets: 0, bytes: 0, prepareMs: 0, ms: 0, wireBytes: 0 };
+  readonly #sums = { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, ms: 0, wireBytes: 0 };
   #method = 0;
   #trial: Attempt | null = null;
   /** What the method before took per byte, while the one in use is on probation. */
@@ -103,10 +103,11 @@ export class MethodChoice {
    * A packet has been sent, with the method of `next`.
    *
    * @param bytes      Guest RAM in its normal pages.
-   * @param prepareMs  What reading and compressing it took.
-   * @param ms         From the end of the packet before to its own.
+   * @param prepareMs     What reading and compressing it took.
+   * @param prepareCpuMs  What of that the thread was running.
+   * @param ms            From the end of the packet before to its own.
    */
-  sent(bytes: number, prepareMs: number, ms: number, wireBytes: number): void {
+  sent(bytes: number, prepareMs: number, prepareCpuMs: number, ms: number, wireBytes: number): void {
     const packets = bytes / PACKET_GUEST_BYTES;
     this.#packets += packets;
     if (this.#trial !== null) {
@@ -118,6 +119,7 @@ export class MethodChoice {
     sums.packets += packets;
     sums.bytes = sums.bytes * kept + bytes;
     sums.prepareMs = sums.prepareMs * kept + prepareMs;
+    sums.prepareCpuMs = sums.prepareCpuMs * kept + prepareCpuMs;
     sums.ms = sums.ms * kept + ms;
     sums.wireBytes = sums.wireBytes * kept + wireBytes;
     if (this.#before !== null) this.#judgeProbation(this.#before);
@@ -159,7 +161,7 @@ export class MethodChoice {
 
   #use(method: number): void {
     this.#method = method;
-    Object.assign(this.#sums, { packets: 0, bytes: 0, prepareMs: 0, ms: 0, wireBytes: 0 });
+    Object.assign(this.#sums, { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, ms: 0, wireBytes: 0 });
   }
 
   #fail(method: number, msPerByte: number): void {
@@ -196,9 +198,11 @@ export class MethodChoice {
    * less of it. NaN, which promises nothing, where a sample is missing.
    */
   #foresee(method: number): number {
-    const { bytes, prepareMs, ms, wireBytes } = this.#sums;
+    const { bytes, prepareMs, prepareCpuMs, ms, wireBytes } = this.#sums;
     const { ms: compressMs, wireBytes: ratio } = this.#samples[method]!;
-    const prepare = Math.max(0, prepareMs / bytes - this.#samples[this.#method]!.ms) + compressMs;
+    // On a machine that is short of CPU time every method waits for its turn in proportion.
+    const stretch = Math.max(1, prepareMs / prepareCpuMs);
+    const prepare = stretch * (Math.max(0, prepareCpuMs / bytes - this.#samples[this.#method]!.ms) + compressMs);
     const inTurns = prepare + (ratio * (ms - prepareMs)) / wireBytes;
     const atOnce = Math.max(prepare, (ratio * ms) / wireBytes);
     return Math.min(inTurns, atOnce);

@@ -51,6 +51,7 @@ export class SendCodecs {
   #freeMs = 0;
   #begunMs = 0;
   #preparedMs = 0;
+  #prepareCpuMs = 0;
 
   /** @param packet  The channel's own: whether a packet may go out raw is set in it, for good. */
   constructor(terms: SendTerms, packet: PacketBlock) {
@@ -77,8 +78,14 @@ export class SendCodecs {
   prepare(detectZero: boolean): void {
     const packet = this.#packet;
     packet.codec = this.#candidates[this.#choice?.next ?? 0]!.handle;
+    if (this.#choice === null) {
+      preparePacket(packet, detectZero);
+      return;
+    }
     this.#begunMs = performance.now();
+    const startMs = threadCpuMs();
     preparePacket(packet, detectZero);
+    this.#prepareCpuMs = threadCpuMs() - startMs;
     this.#preparedMs = performance.now();
   }
 
@@ -96,7 +103,7 @@ export class SendCodecs {
     // What was waited for a packet without contents, the link's due, is left to the next one.
     if (normalPages === 0) return;
     const ms = performance.now() - this.#freeMs;
-    choice.sent(normalPages * pageBytes, this.#preparedMs - this.#begunMs, ms, payloadBytes);
+    choice.sent(normalPages * pageBytes, this.#preparedMs - this.#begunMs, this.#prepareCpuMs, ms, payloadBytes);
     if (choice.sampleDue >= 0) this.#sample(choice, choice.sampleDue);
     this.#freeMs = performance.now();
   }
