@@ -6,7 +6,7 @@
  *
  *   total      from the command until the source knows that the guest runs elsewhere: QEMU's total-time, our totalMs
  *   downtime   from the stop until then: QEMU's downtime, our downtimeMs
- *   standstill the longest time in which no page was counted in either RAM file, looked at every millisecond
+ *   standstill the longest time in which no page was counted in either RAM file, looked at every 5 ms
  * *   CPU        all threads of all processes but the processors' (vCPU), source + destination; the start of our source's command included
  *   slowdown   what the guest got done a second while it was migrated, against the two seconds before
  *
@@ -40,6 +40,7 @@ const TICKS_PER_SECOND = 1000;
 const CLOCK_TICKS = 100;
 const BEFORE_MS = 2000;
 const TIMEOUT_MS = 60_000;
+const LOOK_MS = 5;
 const UNPACED = 2 ** 14;
 const DOWNTIME_LIMIT_MS = 300;
 const UNITS: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
@@ -181,7 +182,7 @@ async function measure(way: Way, rate: number): Promise<Figures | null> {
 
 /** A whole sweep of a slow guest takes too long to wait for: one page more is enough. */
 async function goesOn(from: string, to: string): Promise<void> {
-  for (const deadline = performance.now() + TIMEOUT_MS; look(to).pages <= look(from).pages; await after(1)) {
+  for (const deadline = performance.now() + TIMEOUT_MS; look(to).pages <= look(from).pages; await after(LOOK_MS)) {
     if (performance.now() > deadline) throw new Error(`the guest does not go on in ${to}`);
   }
 }
@@ -209,7 +210,7 @@ function watchStandstill(from: string, to: string) {
     if (ahead.pages <= last.pages) return;
     longestMs = Math.max(longestMs, ahead.atMs - last.atMs);
     last = ahead;
-  }, 1);
+  }, LOOK_MS);
   const stop = () => {
     clearInterval(timer);
     return longestMs;
