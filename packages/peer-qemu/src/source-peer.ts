@@ -84,6 +84,9 @@ export class QemuSourcePeer implements SourcePeer {
   #endConfirm: () => void = () => {};
   /** Set before the last write: the answer may come before that is confirmed. */
   #finishing = false;
+  /** The destination has answered something: it reads what we send. */
+  readonly #answered: Promise<void>;
+  #answer: () => void = () => {};
   readonly #finished: Promise<void>;
   #finish: () => void = () => {};
 
@@ -92,6 +95,9 @@ export class QemuSourcePeer implements SourcePeer {
     this.#dialect = dialectOf(NO_MACHINE, terms.dialect ?? {});
     const methods = helloMethods(terms.compression ?? "none");
     this.#greeting = methods === null || terms.returnPath === "none" ? null : new Greeting(methods);
+    this.#answered = new Promise((resolve) => {
+      this.#answer = resolve;
+    });
     this.#finished = new Promise((resolve) => {
       this.#finish = resolve;
     });
@@ -195,6 +201,8 @@ export class QemuSourcePeer implements SourcePeer {
   }
 
   async finish(devices: DevicePart | null): Promise<void> {
+    // A small guest fits into the sockets of somebody who never reads: it is not given away before a first answer.
+    if (this.#terms.returnPath !== "none") await this.#answered;
     this.#finishing = true;
     await this.#write(devices?.sections ?? encodeStreamEnd(emptyVmDescription(this.#pageBytes)));
     this.#finish();
@@ -209,7 +217,10 @@ export class QemuSourcePeer implements SourcePeer {
       return false;
     }
     for await (const message of decodeReturnPath(main.source)) {
-      if (message.kind === "pong") this.#onPong(message.value);
+      if (message.kind === "pong") {
+        this.#answer();
+        this.#onPong(message.value);
+      }
       if (message.kind === "hello" || message.kind === "pong") hear(this.#greeting, message);
       if (message.kind !== "shut") continue;
       if (message.status !== 0) {

@@ -14,7 +14,7 @@ export type Script = {
   readonly closeAfterChannelBytes?: number;
   /** Takes the connections and never reads a byte. */
   readonly neverRead?: boolean;
-  /** What it answers the first PING with, on the main channel. */
+  /** What it answers a PING with, on the main channel; its PONG if left out. */
   readonly answerPing?: Uint8Array;
   /** What it does when the main channel is whole: says SHUT with a status, or closes without a word. Says nothing if left out. */
   readonly atEnd?: { readonly shut: number } | "close";
@@ -77,7 +77,8 @@ export async function startScriptedDestination(path: string, script: Script): Pr
       }
       const limit = isMain ? script.closeAfterMainBytes : script.closeAfterChannelBytes;
       if (limit !== undefined && bytes >= limit) hangUp();
-      if (isMain && script.answerPing && chunk.includes(PING)) socket.write(script.answerPing);
+      const ping = isMain ? chunk.indexOf(PING) : -1;
+      if (ping >= 0) socket.write(script.answerPing ?? pongOf(chunk.subarray(ping + PING.length)));
       if (isMain && isEnd(chunk)) finish(socket);
     });
     socket.on("end", () => {
@@ -110,6 +111,10 @@ export async function startScriptedDestination(path: string, script: Script): Pr
       await new Promise((resolve) => server.close(resolve));
     },
   };
+}
+
+function pongOf(value: Buffer): Buffer {
+  return Buffer.concat([Buffer.from("00020004", "hex"), value.subarray(0, 4)]);
 }
 
 function isEnd(chunk: Buffer): boolean {
