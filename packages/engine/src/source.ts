@@ -106,7 +106,6 @@ class SourceMigration {
   readonly #stage = new DeviceStage();
   /** One per RAM block; null where zero pages go into packets. */
   readonly #zeroMarks: readonly SharedArrayBuffer[] | null;
-  /** One per RAM block; null where its pages are in frames. */
   readonly #pageBytes: number;
   readonly #publisher: RoundPublisher;
   readonly #introducer: DevicePump;
