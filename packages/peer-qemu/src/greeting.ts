@@ -26,6 +26,11 @@ export class Greeting {
     });
   }
 
+  /** Nothing has answered yet. */
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
   /** @throws {ProtocolError} HELLO_UNEXPECTED, HELLO_METHODS. */
   hear(message: GreetingMessage): void {
     if (message.kind === "pong" && message.value !== HELLO_PING) return;

@@ -241,8 +241,9 @@ export class QemuRelayPeer implements RelayPeer {
     for await (const message of this.#answers()) {
       switch (message.kind) {
         case "hello":
-          // Any other than the one we asked for answers a PING of the source's that went through us.
-          if (this.#ownPong) this.#greeting?.hear(message);
+          // Any other than the one we asked for answers a PING of the source's that went through us. It may come before
+          // our own PONG: a second relay says hello by itself, but the PONGs are the destination's.
+          if (this.#ownPong && this.#greeting?.isOpen) this.#greeting.hear(message);
           break;
         case "pong":
           if (this.#ownPong && message.value === HELLO_PING) {
