@@ -208,11 +208,13 @@ class SourceMigration {
   /** Nothing of the guest moves before the destination has agreed, where it is to. */
   async #sendIntroduction(): Promise<void> {
     const { introduction } = this.#job.guest;
+    const step = "waiting for the destination to agree"; // it may refuse at the first word
+    if (introduction !== undefined) this.#step = step;
     const companions = introduction ? this.#introducer.sendRest() : null;
     companions?.catch(() => {}); // it has told its failure
     await this.#sendRound([], companions, "setup");
     await this.#closeRound("setup");
-    if (introduction !== undefined) await this.#confirm("waiting for the destination to agree");
+    if (introduction !== undefined) await this.#confirm(step);
   }
 
   async #confirm(step: string): Promise<void> {
