@@ -4,7 +4,7 @@
  * Where packets may be zstd, too, and every page of the frame counts, the frame's own
  * bytes are the payload: a destination takes one complete zstd frame per packet,
  * and nothing is decoded here. Otherwise the frame is decoded into its window, and
- * the pages that count go through the same mill as any others.
+ * the pages that count go through the same mill as the others.
  */
 import type { PacketBlock } from "@multifd/native";
 import { FRAME_KIND, FRAME_UNIT_BYTES, ProtocolError } from "@multifd/protocol";

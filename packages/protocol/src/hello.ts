@@ -1,7 +1,7 @@
 /**
  * Hello: what two of our own ends say to each other before they leave QEMU's wire.
  *
- *   source ──▶ PING(HELLO_PING)          a PING as any other, and all that a QEMU ever sees
+ *   source ──▶ PING(HELLO_PING)          a PING like any other, and all that a QEMU ever sees
  *   source ◀── HELLO, PONG               a QEMU, or a multifd told nothing of it, answers PONG alone
  *   source ──▶ HELLO                     the methods that packets will bear from here on
  *

@@ -2,7 +2,7 @@
  * `multifd convert`: a snapshot from one form into the other, or written anew in its own.
  *
  * It is a migration from file to file within this process, over a socket that has
- * no name in the file system: so it is parallel, bounded in memory, and checked, as any other.
+ * no name in the file system: so it is parallel, bounded in memory, and checked, like every other.
  * Out of a compressed snapshot frames travel as they are and are decoded at the
  * destination; a compressed snapshot written anew loses its outdated pages.
  */

@@ -25,7 +25,7 @@ describe("multifd demo", () => {
     rmSync(directory, { recursive: true });
   });
 
-  /** Runs the command as anybody would; `onLine` may act on the child. */
+  /** Runs the command the way a user would; `onLine` may act on the child. */
   async function demo(flags: string, onLine: (line: Line, child: ChildProcess) => void = () => {}) {
     const child = spawn(process.execPath, [main, "demo", "--json", ...flags.split(" ")], {
       stdio: ["ignore", "pipe", "inherit"],

@@ -2,7 +2,7 @@
  * Driven source: a QEMU that migrates to us, and that we may command besides.
  *
  * To refuse its stream means to have QEMU cancel, and to hang up when that has ended. Told
- * by a refusal and a broken link at once, as any other destination has to, QEMU 7.2 now and then
+ * by a refusal and a broken link at once, like every other destination, QEMU 7.2 now and then
  * aborts (yank.c, yank_unregister_instance()), and its guest is gone.
  */
 import type { DestinationPeer } from "@multifd/engine";
