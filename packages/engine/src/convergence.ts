@@ -8,6 +8,7 @@
  *
  * Pure: numbers in, a verdict out.
  */
+import { ConfigError } from "@multifd/protocol";
 
 export type RoundFigures = {
   /** Guest RAM of pages that had contents. */
@@ -76,4 +77,12 @@ export class Convergence {
     this.#leastDirtyBytes = Math.min(this.#leastDirtyBytes, dirtyBytes);
     return this.#roundsWithoutGain >= ROUNDS_WITHOUT_GAIN_MAX;
   }
+}
+
+/** What to tell after `will-not-converge`. @returns {ConfigError} WILL_NOT_CONVERGE. */
+export function willNotConverge(downtimeLimitMs: number, expectedDowntimeMs: number, rounds: number): ConfigError {
+  return new ConfigError(
+    "WILL_NOT_CONVERGE",
+    `after ${rounds} rounds the guest would still be down for ${Math.round(expectedDowntimeMs)} ms, ${downtimeLimitMs} ms are allowed; raise the downtime limit or the bandwidth, or let the round limit switch over`,
+  );
 }

@@ -1,0 +1,195 @@
+/**
+ * Source rounds: sends one round after the other over the channels, and keeps their account.
+ *
+ * A round is published through the ring, paced where the guest still runs, closed
+ * by a SYNC on every channel and then by the peer's word for it on the main channel,
+ * behind the zero pages that do not go in packets. What has been sent so far, in
+ * pages and bytes, is summed here, for results, progress and the stall watch.
+ *
+ *   dirty pages, devices ──▶ publisher ──▶ ring ──▶ channel threads ──▶ SYNC ──▶ peer.closeRound
+ *
+ * When a round is sent, and why, is not decided here.
+ *
+ * Runs on the coordinator thread; owns the ring, the stage, the counters and the threads.
+ */
+import type { Channel } from "@multifd/channel";
+import {
+  createCounters,
+  createZeroMarks,
+  DeviceStage,
+  PacketRing,
+  type SendTask,
+  sumCounters,
+  takeZeroRuns,
+} from "@multifd/dataplane";
+import { ChannelError, PACKET_GUEST_BYTES, packetPagesMax, ramPacketBytes } from "@multifd/protocol";
+import type { Attempt } from "./attempt.js";
+import { ChannelThreads } from "./channel-threads.js";
+import type { DirtyPages } from "./dirty-pages.js";
+import type { MigrationTotals } from "./events.js";
+import { Pacer } from "./pacer.js";
+import { packetMethods } from "./packet-methods.js";
+import type { RoundPhase, ZeroPages } from "./peer.js";
+import { ProgressMeter } from "./progress-meter.js";
+import { RoundPublisher } from "./round-publisher.js";
+import { type SourceJob, sharedPageBytes } from "./source-job.js";
+
+/** A destination that goes away for a reason says so on the main channel: how long a broken channel waits for that. */
+const LAST_WORD_MS = 500;
+
+export class SourceRounds {
+  readonly pageBytes: number;
+  /** Devices' states go into whatever round is open. */
+  readonly publisher: RoundPublisher;
+  readonly meter: ProgressMeter;
+  readonly #job: SourceJob;
+  readonly #attempt: Attempt;
+  readonly #counters: SharedArrayBuffer;
+  readonly #ring: PacketRing;
+  readonly #stage = new DeviceStage();
+  /** One per RAM block; null where zero pages go into packets. */
+  readonly #zeroMarks: readonly SharedArrayBuffer[] | null;
+  readonly #pacer: Pacer;
+  readonly #threads: ChannelThreads;
+  #count = 0;
+
+  /**
+   * @param attempt  Told what is being done.
+   * @throws {ConfigError} NO_RAM, PAGE_SIZE.
+   */
+  constructor(job: SourceJob, attempt: Attempt) {
+    const { guest, peer } = job;
+    this.#job = job;
+    this.#attempt = attempt;
+    this.pageBytes = sharedPageBytes(guest);
+    const pagesMax = packetPagesMax(this.pageBytes);
+    this.#threads = new ChannelThreads("send-channel", peer.channels);
+    this.#counters = createCounters(peer.channels);
+    this.#zeroMarks =
+      peer.zeroPagesGo(job.devices) === "on-main"
+        ? guest.ram.map(({ block }) => createZeroMarks(block.pageCount))
+        : null;
+    this.#ring = new PacketRing(pagesMax);
+    this.publisher = new RoundPublisher({
+      ring: this.#ring,
+      stage: this.#stage,
+      ram: guest.ram,
+      channels: peer.channels,
+      pagesMax,
+      failure: attempt.failure,
+    });
+    const packetBytes = ramPacketBytes(this.pageBytes) + PACKET_GUEST_BYTES;
+    this.#pacer = new Pacer(job.maxBandwidth, packetBytes, performance.now());
+    this.meter = new ProgressMeter(job.onEvent, () => this.totals, this.pageBytes);
+  }
+
+  /** Rounds sent or under way; the one that introduces the channels is none. */
+  get count(): number {
+    return this.#count;
+  }
+
+  get totals(): MigrationTotals {
+    const { guest, peer } = this.#job;
+    const { wireBytes, normalPages, zeroPages } = sumCounters(this.#counters);
+    const ramBytes = guest.ram.reduce((sum, ram) => sum + (ram.sharedAt === undefined ? ram.block.lengthBytes : 0), 0);
+    return { ramBytes, wireBytes: wireBytes + peer.mainBytes, normalPages, zeroPages, rounds: this.#count };
+  }
+
+  /** Wakes whoever waits for the channels: something has failed. */
+  wake(): void {
+    this.#ring.ring();
+  }
+
+  /** Starts a thread per channel, which waits for the first round. @param channels  Owned from here on. */
+  start(channels: readonly Channel[]): void {
+    const { peer, guest, compression, level } = this.#job;
+    const methods = packetMethods(compression, peer.packetMethods, peer.name);
+    const frames = guest.ram.find(({ pageMap }) => pageMap !== undefined)?.descriptor;
+    const blocks = guest.ram.map(({ block, descriptor, offsetBytes, pageMap }, index) => ({
+      name: block.name,
+      file: pageMap ? -1 : descriptor,
+      fileOffsetBytes: offsetBytes,
+      lengthBytes: block.lengthBytes,
+      zeroMarks: this.#zeroMarks?.[index] ?? null,
+      ...(pageMap && { pageMap }),
+    }));
+    const tasks = channels.map(
+      (channel, index): SendTask => ({
+        channel: index,
+        descriptor: channel.descriptor,
+        pageBytes: this.pageBytes,
+        compression,
+        methods,
+        level,
+        blocks,
+        ...(frames !== undefined && { frames }),
+        ring: this.#ring.shared,
+        stage: this.#stage.shared,
+        counters: this.#counters,
+      }),
+    );
+    this.#threads.start(channels, tasks, (error) => this.#channelFailed(error));
+  }
+
+  #channelFailed(error: unknown): void {
+    const { failure } = this.#attempt;
+    const timer = setTimeout(() => failure.fail(error), LAST_WORD_MS);
+    timer.unref();
+    if (!(error instanceof ChannelError)) failure.fail(error);
+  }
+
+  /** The round without pages that introduces every channel. @param companions  As for `send`. */
+  async setUp(companions: Promise<void> | null): Promise<void> {
+    await this.#publish(null, companions, "setup");
+    await this.close("setup");
+  }
+
+  /**
+   * Sends a round on all channels; `close` is still to follow.
+   *
+   * @param dirty       What it holds; emptied.
+   * @param companions  The round stays open until this resolves: device states that are published meanwhile.
+   */
+  async send(dirty: DirtyPages, companions: Promise<void> | null, phase: "iterate" | "complete"): Promise<void> {
+    const round = ++this.#count;
+    this.#attempt.step = `sending round ${round}${phase === "complete" ? ", the last" : ""}`;
+    const dirtyPages = dirty.count;
+    this.#job.onEvent({ event: "round", round, dirtyPages, dirtyBytes: dirtyPages * this.pageBytes });
+    this.meter.round(dirtyPages);
+    await this.#publish(dirty, companions, phase);
+  }
+
+  async #publish(dirty: DirtyPages | null, companions: Promise<void> | null, phase: RoundPhase): Promise<void> {
+    // The last round of a live guest is its downtime: that goes as fast as it can.
+    const paced = phase === "iterate" || this.#job.guest.tracker === null;
+    await this.publisher.sendRound(dirty?.bitmaps ?? [], companions, () =>
+      paced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY,
+    );
+  }
+
+  #packetsAllowed(): number {
+    const outstanding = this.#ring.publishedPackets - this.#ring.sentPackets;
+    return this.#pacer.packetsAllowed(performance.now(), sumCounters(this.#counters).wireBytes, outstanding);
+  }
+
+  /** Every channel has written its SYNC: says so on the main channel. */
+  async close(phase: RoundPhase): Promise<void> {
+    await this.#attempt.failure.race(this.#job.peer.closeRound(phase, this.#zeroPages()));
+  }
+
+  /** What the channels have marked in the round; to be asked for when all have arrived. */
+  *#zeroPages(): Generator<ZeroPages> {
+    if (this.#zeroMarks === null) return;
+    const blocks = this.#job.guest.ram.map(({ block }) => block);
+    const pageCounts = blocks.map(({ pageCount }) => pageCount);
+    for (const { block, pages } of takeZeroRuns(this.#zeroMarks, pageCounts)) yield { block: blocks[block]!, pages };
+  }
+
+  /** Lets every thread return, and frees it. @param outcome  Whether the channels end well or are cut off. */
+  async stop(outcome: "end" | "giveUp"): Promise<void> {
+    this.meter.stop();
+    this.#ring.stop(outcome);
+    if (outcome === "giveUp") this.#threads.shutDown();
+    await this.#threads.close();
+  }
+}
