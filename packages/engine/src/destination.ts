@@ -21,16 +21,16 @@ import {
 } from "@multifd/dataplane";
 import type { RamBlock } from "@multifd/memory";
 import { ChannelError, type Compression, MigrationError, ProtocolError } from "@multifd/protocol";
+import { Attempt } from "./attempt.js";
 import { ChannelThreads } from "./channel-threads.js";
 import { DeviceLoading } from "./device-loading.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
-import { FirstFailure } from "./first-failure.js";
+import type { FirstFailure } from "./first-failure.js";
 import type { DestinationGuest, DeviceName } from "./guest.js";
 import { packetMethods } from "./packet-methods.js";
 import { type DestinationPeer, HAND_OVER_MS, type RoundPhase } from "./peer.js";
 import { PlacedRam } from "./placed-ram.js";
 import { ProgressMeter } from "./progress-meter.js";
-import { StallWatch } from "./stall-watch.js";
 import { awaitSync } from "./sync-wait.js";
 
 export type DestinationJob = {
@@ -61,24 +61,20 @@ export function runDestination(job: DestinationJob): Promise<MigrationResult> {
 
 class DestinationMigration {
   readonly #job: DestinationJob;
-  readonly #abort = new AbortController();
+  readonly #attempt: Attempt;
   readonly #failure: FirstFailure;
   readonly #barrier: SyncBarrier;
   readonly #counters: SharedArrayBuffer;
   readonly #devicePorts: MessagePort[] = [];
-  #cpu = process.cpuUsage();
-  #startedMs = performance.now();
   readonly #threads: ChannelThreads;
   #channels: readonly Channel[] = [];
   #ram: PlacedRam | null = null;
-  #stall: StallWatch | null = null;
   /** All of RAM is here: what the source asks next is whether the guest is loaded. */
   #complete = false;
   #meter: ProgressMeter | null = null;
   #syncs = 0;
   #rounds = 0;
   readonly #loading: DeviceLoading;
-  #waitingFor = "waiting for the main channel";
   /** The point of no return: neither cancelled nor timed out behind it. */
   #committing = false;
 
@@ -87,11 +83,17 @@ class DestinationMigration {
     this.#barrier = new SyncBarrier(job.peer.channels);
     this.#counters = createCounters(job.peer.channels);
     this.#threads = new ChannelThreads("receive-channel", job.peer.channels);
-    this.#failure = new FirstFailure((error) => {
-      this.#abort.abort();
-      this.#barrier.ring();
-      this.#loading.stop(error);
+    this.#attempt = new Attempt({
+      step: "waiting for the main channel",
+      signal: job.signal,
+      tooLate: () => this.#committing,
+      sign: () => this.#totals().wireBytes + this.#loading.readBytes,
+      onFail: (error) => {
+        this.#barrier.ring();
+        this.#loading.stop(error);
+      },
     });
+    this.#failure = this.#attempt.failure;
     this.#loading = new DeviceLoading({
       load: (device, state) => job.guest.loadDeviceState(device, state),
       admit: (channel) => this.#barrier.admitDeviceState(channel),
@@ -100,43 +102,31 @@ class DestinationMigration {
     });
   }
 
-  async run(): Promise<MigrationResult> {
-    const { guest, peer, signal, stallTimeoutMs, onEvent } = this.#job;
-    const unwatch = this.#failure.watch(signal, () => this.#committing);
-    try {
-      this.#channels = await this.#failure.race(peer.accept(this.#abort.signal));
-      this.#startedMs = performance.now();
-      this.#cpu = process.cpuUsage();
-      onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
-      this.#watchForStall(stallTimeoutMs);
-      await this.#follow();
-      this.#barrier.releaseForGood();
-      await this.#statesIn();
-      this.#stall?.stop();
-      this.#committing = true;
-      await guest.commit();
-      return this.#result(await this.#acknowledge());
-    } catch (error) {
-      this.#failure.fail(error); // if nothing failed before, this did
-      await this.#giveBack(error);
-      throw error;
-    } finally {
-      unwatch();
-      this.#stall?.stop();
-      this.#meter?.stop();
-      await this.#close();
-      peer.close();
-    }
+  run(): Promise<MigrationResult> {
+    return this.#attempt.run({
+      act: () => this.#takeIn(),
+      settle: (error) => this.#giveBack(error),
+      close: async () => {
+        await this.#close();
+        this.#job.peer.close();
+      },
+    });
   }
 
-  #watchForStall(timeoutMs: number): void {
-    this.#stall?.stop();
-    this.#stall = new StallWatch(
-      timeoutMs,
-      () => this.#totals().wireBytes + this.#loading.readBytes,
-      () => this.#waitingFor,
-      (error) => this.#failure.fail(error),
-    );
+  async #takeIn(): Promise<MigrationResult> {
+    const { guest, peer, stallTimeoutMs, onEvent } = this.#job;
+    this.#channels = await this.#failure.race(peer.accept(this.#attempt.signal));
+    this.#attempt.startClock();
+    onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
+    this.#attempt.watchForStall(stallTimeoutMs);
+    await this.#follow();
+    this.#barrier.releaseForGood();
+    await this.#statesIn();
+    this.#attempt.endStallWatch();
+    this.#committing = true;
+    await guest.commit();
+    const acknowledged = await this.#acknowledge();
+    return this.#attempt.completed(this.#totals(), { downtimeMs: null, acknowledged });
   }
 
   /** Does what the main channel says, word by word, until its last. */
@@ -193,7 +183,7 @@ class DestinationMigration {
       };
     });
     this.#threads.start(this.#channels, tasks, (error) => this.#failure.fail(error));
-    this.#waitingFor = "receiving";
+    this.#attempt.step = "receiving";
     this.#meter.start();
     this.#meter.round(blocks.reduce((sum, block) => sum + block.pageCount, 0));
   }
@@ -203,13 +193,13 @@ class DestinationMigration {
     const sync = ++this.#syncs;
     if (phase !== "setup") this.#rounds++;
     await awaitSync(this.#channels, this.#barrier, sync, this.#failure, (missing) => {
-      this.#waitingFor = `waiting for the SYNC of channel ${missing.join(", ")}`;
+      this.#attempt.step = `waiting for the SYNC of channel ${missing.join(", ")}`;
     });
     if (phase !== "setup" && this.#job.guest.roundIn !== undefined) {
-      this.#waitingFor = "seeing to the round that came";
+      this.#attempt.step = "seeing to the round that came";
       await this.#failure.race(this.#job.guest.roundIn());
     }
-    this.#waitingFor = "receiving";
+    this.#attempt.step = "receiving";
     this.#complete ||= phase === "complete";
     this.#barrier.release(sync);
   }
@@ -219,10 +209,10 @@ class DestinationMigration {
     const { guest } = this.#job;
     await this.#statesIn();
     if (this.#complete && guest.prepare !== undefined) {
-      this.#stall?.stop(); // loading has bounds of its own
+      this.#attempt.endStallWatch(); // loading has bounds of its own
       await this.#failure.race(guest.prepare());
-      this.#waitingFor = "waiting for the source to hand its guest over";
-      this.#watchForStall(HAND_OVER_MS);
+      this.#attempt.step = "waiting for the source to hand its guest over";
+      this.#attempt.watchForStall(HAND_OVER_MS);
     }
     await answer();
   }
@@ -240,7 +230,7 @@ class DestinationMigration {
       if (allEnded && allArrived && incomplete !== null) throw stateCut(incomplete);
       const name = incomplete ?? loading;
       if (name !== null)
-        this.#waitingFor = `${incomplete ? "waiting for" : "loading"} the state of device "${name.idstr}"`;
+        this.#attempt.step = `${incomplete ? "waiting for" : "loading"} the state of device "${name.idstr}"`;
       await this.#barrier.waitForBell(bell, WAKE_UP_MS);
     }
   }
@@ -256,7 +246,7 @@ class DestinationMigration {
   }
 
   /** Undoes everything and tells the source, which then resumes its guest. */
-  async #giveBack(error: unknown): Promise<void> {
+  async #giveBack(error: unknown): Promise<unknown> {
     const { guest, peer } = this.#job;
     // A guest that `commit` may have started must be stopped before the source can hear of it; otherwise the source
     // hears first, for its guest may be waiting.
@@ -265,9 +255,11 @@ class DestinationMigration {
     if (!(error instanceof MigrationError && error.code === "ACKNOWLEDGEMENT_LOST")) await peer.refuse();
     await this.#close();
     if (!this.#committing) await guest.abandon();
+    return error;
   }
 
   async #close(): Promise<void> {
+    this.#meter?.stop();
     this.#barrier.giveUp();
     this.#threads.shutDown();
     await this.#threads.close();
@@ -286,18 +278,6 @@ class DestinationMigration {
       normalPages: normalPages + onMain.normalPages,
       zeroPages: zeroPages + onMain.zeroPages,
       rounds: this.#rounds,
-    };
-  }
-
-  #result(acknowledged: boolean): MigrationResult {
-    const cpu = process.cpuUsage(this.#cpu);
-    return {
-      event: "completed",
-      ...this.#totals(),
-      totalMs: Math.round(performance.now() - this.#startedMs),
-      downtimeMs: null,
-      cpuSeconds: (cpu.user + cpu.system) / 1e6,
-      acknowledged,
     };
   }
 }

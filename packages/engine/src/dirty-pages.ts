@@ -35,6 +35,11 @@ export class DirtyPages {
     for (const [block, bitmap] of this.bitmaps.entries()) if (!this.#isShared(block)) bitmap.fill();
   }
 
+  /** What they held is being sent. */
+  clear(): void {
+    for (const bitmap of this.bitmaps) bitmap.clear();
+  }
+
   /** From the moment this resolves every write is seen. */
   async track(): Promise<void> {
     const blocks = this.#ram.map(({ block }) => block);

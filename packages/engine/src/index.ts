@@ -1,8 +1,10 @@
 export { type AttachedTracking, type AttachJob, attachTracking } from "./attach-tracking.js";
+export { Attempt } from "./attempt.js";
 export { BitmapTracker } from "./bitmap-tracker.js";
 export { CombinedTracker } from "./combined-tracker.js";
-export { Convergence } from "./convergence.js";
+export { Convergence, willNotConverge } from "./convergence.js";
 export { type DestinationJob, runDestination } from "./destination.js";
+export { DirtyPages } from "./dirty-pages.js";
 export {
   type EventSink,
   type MigrationEvent,
@@ -21,6 +23,7 @@ export type {
   RamSource,
   SourceGuest,
 } from "./guest.js";
+export { acknowledgementLost, messageOf, resumeAfter } from "./guest-left-behind.js";
 export { requireTracking, trackingRemedy } from "./kernel-tracking.js";
 export { directIoFiles } from "./other-writers.js";
 export { nameWholeFile, partialPath, syncFolder } from "./partial-file.js";

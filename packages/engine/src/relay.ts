@@ -23,14 +23,15 @@ import { RelaySlots, SLOT_BYTES, SyncBarrier } from "@multifd/dataplane";
 import type { RamBlock } from "@multifd/memory";
 import { closeDescriptor, createMemfd, type Mapping, mapFile, unmap } from "@multifd/native";
 import { ChannelError, type Compression, MigrationError, packetPagesMax, placeError } from "@multifd/protocol";
+import { Attempt } from "./attempt.js";
 import { type EventSink, type MigrationResult, type MigrationTotals, tellOutcome } from "./events.js";
-import { FirstFailure } from "./first-failure.js";
+import type { FirstFailure } from "./first-failure.js";
+import { messageOf } from "./guest-left-behind.js";
 import { packetMethods } from "./packet-methods.js";
 import type { RoundPhase } from "./peer.js";
 import { ProgressMeter } from "./progress-meter.js";
 import type { RelayPeer, RelayWord } from "./relay-peer.js";
 import { RelaySide } from "./relay-side.js";
-import { StallWatch } from "./stall-watch.js";
 import { awaitSync } from "./sync-wait.js";
 
 export type RelayJob = {
@@ -73,7 +74,7 @@ export function runRelay(job: RelayJob): Promise<RelayResult> {
 
 class Relay {
   readonly #job: RelayJob;
-  readonly #abort = new AbortController();
+  readonly #attempt: Attempt;
   readonly #failure: FirstFailure;
   readonly #barrier: SyncBarrier;
   readonly #incoming: RelaySide;
@@ -84,14 +85,11 @@ class Relay {
   #slots: RelaySlots | null = null;
   #memory: Mapping | null = null;
   #meter: ProgressMeter | null = null;
-  #cpu = process.cpuUsage();
-  #startedMs = performance.now();
   #ramBytes = 0;
   #pageBytes = 0;
   #syncs = 0;
   #rounds = 0;
   #roundStartPages = 0;
-  #waitingFor = "connecting to the destination";
 
   constructor(job: RelayJob) {
     const { channels } = job.peer;
@@ -99,49 +97,48 @@ class Relay {
     this.#barrier = new SyncBarrier(channels.source);
     this.#incoming = new RelaySide(channels.source);
     this.#outgoing = new RelaySide(channels.destination);
-    this.#failure = new FirstFailure(() => {
-      this.#abort.abort();
-      this.#barrier.ring();
-      this.#slots?.ring();
+    this.#attempt = new Attempt({
+      step: "connecting to the destination",
+      signal: job.signal,
+      tooLate: () => this.#phase === "handed-over",
+      sign: () => this.#wireBytesIn() + this.#totals().wireBytes,
+      onFail: () => {
+        this.#barrier.ring();
+        this.#slots?.ring();
+      },
+    });
+    this.#failure = this.#attempt.failure;
+  }
+
+  run(): Promise<RelayResult> {
+    return this.#attempt.run({
+      act: () => this.#pass(),
+      settle: (error) => this.#settle(error),
+      close: async () => {
+        await this.#close();
+        this.#job.peer.close();
+      },
     });
   }
 
-  async run(): Promise<RelayResult> {
-    const { peer, signal, stallTimeoutMs } = this.#job;
-    const unwatch = this.#failure.watch(signal, () => this.#phase === "handed-over");
-    let stall: StallWatch | null = null;
-    try {
-      this.#incoming.channels = await this.#failure.race(peer.accept(this.#abort.signal));
-      this.#startedMs = performance.now();
-      this.#cpu = process.cpuUsage();
-      this.#tellConnected(peer.names.source, this.#incoming);
-      stall = new StallWatch(
-        stallTimeoutMs,
-        () => this.#wireBytesIn() + this.#totals().wireBytes,
-        () => this.#waitingFor,
-        (error) => this.#failure.fail(error),
-      );
-      this.#outgoing.channels = await this.#failure.race(peer.connect(this.#abort.signal));
-      this.#tellConnected(peer.names.destination, this.#outgoing);
-      const verdict = peer.verdict();
-      // An early word of the destination is always a refusal; it outranks the broken channels that follow it.
-      verdict.catch((error: unknown) => this.#failure.fail(error));
-      await this.#follow();
-      if (!peer.returnPath) await this.#everythingOut();
-      this.#waitingFor = "waiting for the destination's word";
-      await this.#failure.race(verdict);
-      this.#isDone = true;
-      return this.#result();
-    } catch (error) {
-      this.#failure.fail(error); // if nothing failed before, this did
-      throw await this.#settle(error);
-    } finally {
-      unwatch();
-      stall?.stop();
-      this.#meter?.stop();
-      await this.#close();
-      peer.close();
-    }
+  async #pass(): Promise<RelayResult> {
+    const { peer, stallTimeoutMs } = this.#job;
+    this.#incoming.channels = await this.#failure.race(peer.accept(this.#attempt.signal));
+    this.#attempt.startClock();
+    this.#tellConnected(peer.names.source, this.#incoming);
+    this.#attempt.watchForStall(stallTimeoutMs);
+    this.#outgoing.channels = await this.#failure.race(peer.connect(this.#attempt.signal));
+    this.#tellConnected(peer.names.destination, this.#outgoing);
+    const verdict = peer.verdict();
+    // An early word of the destination is always a refusal; it outranks the broken channels that follow it.
+    verdict.catch((error: unknown) => this.#failure.fail(error));
+    await this.#follow();
+    if (!peer.returnPath) await this.#everythingOut();
+    this.#attempt.step = "waiting for the destination's word";
+    await this.#failure.race(verdict);
+    this.#isDone = true;
+    const end = { downtimeMs: null, acknowledged: peer.returnPath };
+    return { ...this.#attempt.completed(this.#totals(), end), wireBytesIn: this.#wireBytesIn() };
   }
 
   #tellConnected(peer: string, side: RelaySide): void {
@@ -212,7 +209,7 @@ class Relay {
       }),
       (error) => this.#outgoingFailed(placeError(error, peer.names.destination)),
     );
-    this.#waitingFor = "passing packets on";
+    this.#attempt.step = "passing packets on";
     this.#meter = new ProgressMeter(onEvent, () => this.#totals(), pageBytes);
     this.#meter.start();
     this.#meter.round(this.#ramBytes / pageBytes);
@@ -229,12 +226,12 @@ class Relay {
     const slots = this.#slots!;
     const sync = ++this.#syncs;
     await awaitSync(this.#incoming.channels, this.#barrier, sync, this.#failure, (missing) => {
-      this.#waitingFor = `waiting for the SYNC of incoming channel ${missing.join(", ")}`;
+      this.#attempt.step = `waiting for the SYNC of incoming channel ${missing.join(", ")}`;
     });
     slots.closeRound();
-    this.#waitingFor = "sending a round on";
+    this.#attempt.step = "sending a round on";
     await this.#until(slots, () => slots.arrived === sync * this.#outgoing.channels.length);
-    this.#waitingFor = "passing packets on";
+    this.#attempt.step = "passing packets on";
     if (phase !== "setup") this.#tellRound();
     this.#barrier.release(sync);
   }
@@ -251,7 +248,7 @@ class Relay {
   /** Without a return path nobody answers: a source that has said everything closes, and what it left is sent on. */
   async #everythingOut(): Promise<void> {
     const { source } = this.#job.peer.channels;
-    this.#waitingFor = "waiting for the source to close its channels";
+    this.#attempt.step = "waiting for the source to close its channels";
     await this.#until(this.#barrier, () => {
       for (let channel = 0; channel < source; channel++) if (!this.#barrier.ended(channel)) return false;
       return true;
@@ -275,10 +272,9 @@ class Relay {
     if (this.#phase === "handed-over" && !refused) {
       // The source is not told that it failed, for nobody knows that. It sees its main channel end without a word.
       peer.close();
-      const reason = error instanceof Error ? error.message : String(error);
       return new ChannelError(
         "ACKNOWLEDGEMENT_LOST",
-        `everything was passed on, and then the destination's word was lost (${reason}); the guest may run there: look at the destination, and see that it goes on in one place only`,
+        `everything was passed on, and then the destination's word was lost (${messageOf(error)}); the guest may run there: look at the destination, and see that it goes on in one place only`,
         { cause: error },
       );
     }
@@ -290,6 +286,7 @@ class Relay {
   }
 
   async #close(): Promise<void> {
+    this.#meter?.stop();
     this.#barrier.giveUp();
     this.#slots?.giveUp();
     this.#incoming.shutDown();
@@ -312,19 +309,6 @@ class Relay {
       normalPages: normalPages + this.#onMain.normalPages,
       zeroPages: zeroPages + this.#onMain.zeroPages,
       rounds: this.#rounds,
-    };
-  }
-
-  #result(): RelayResult {
-    const cpu = process.cpuUsage(this.#cpu);
-    return {
-      event: "completed",
-      ...this.#totals(),
-      wireBytesIn: this.#wireBytesIn(),
-      totalMs: Math.round(performance.now() - this.#startedMs),
-      downtimeMs: null,
-      cpuSeconds: (cpu.user + cpu.system) / 1e6,
-      acknowledged: this.#job.peer.returnPath,
     };
   }
 }

@@ -18,13 +18,13 @@
 import { type Channel, formatAddress } from "@multifd/channel";
 import { createCounters, sumCounters } from "@multifd/dataplane";
 import {
-  FirstFailure,
+  Attempt,
+  type FirstFailure,
   type MigrationResult,
   type MigrationTotals,
   ProgressMeter,
   type RangeThread,
   RangeThreads,
-  StallWatch,
   tellOutcome,
 } from "@multifd/engine";
 import { sendBytes } from "@multifd/native";
@@ -75,8 +75,8 @@ export function runCloudHypervisorDestination(job: CloudHypervisorDestinationJob
 
 class DestinationMigration {
   readonly #job: CloudHypervisorDestinationJob;
-  readonly #abort = new AbortController();
-  readonly #failure = new FirstFailure(() => this.#abort.abort());
+  readonly #attempt: Attempt;
+  readonly #failure: FirstFailure;
   /** Additional channels are let in until this ends. */
   readonly #memoryOver = new AbortController();
   readonly #counters = createCounters(CONNECTIONS_MAX + 2);
@@ -87,6 +87,7 @@ class DestinationMigration {
   readonly #serving: Promise<void>[] = [];
   readonly #faultChannel: Promise<RangeThread>;
   #faultChannelCame: (thread: RangeThread) => void = () => {};
+  #reception: Reception | null = null;
   #main: RangeThread | null = null;
   #map: MemoryMap | null = null;
   #ram: IncomingRam | null = null;
@@ -100,14 +101,18 @@ class DestinationMigration {
   #coming: Promise<Uint8Array | null> | null = null;
   #refusalSent = false;
   #accepted = 0;
-  #startedMs = performance.now();
-  #cpu = process.cpuUsage();
-  #waitingFor = "waiting for the source";
   /** The point of no return: neither cancelled nor timed out behind it. */
   #committing = false;
 
   constructor(job: CloudHypervisorDestinationJob) {
     this.#job = job;
+    this.#attempt = new Attempt({
+      step: "waiting for the source",
+      signal: job.signal,
+      tooLate: () => this.#committing,
+      sign: () => this.#totals().wireBytes,
+    });
+    this.#failure = this.#attempt.failure;
     this.#threads = job.threads ?? new RangeThreads(1 + (job.channels > 1 ? job.channels : 0));
     this.#meter = new ProgressMeter(job.onEvent, () => this.#totals(), PAGE_BYTES);
     this.#descriptors = new DescriptorIntake(job.lenientDescriptors);
@@ -116,44 +121,29 @@ class DestinationMigration {
     });
   }
 
-  async run(): Promise<MigrationResult> {
-    const { address, tls, handshakeTimeoutMs, signal, onEvent, stallTimeoutMs, channels } = this.#job;
-    const unwatch = this.#failure.watch(signal, () => this.#committing);
-    let stall: StallWatch | null = null;
-    let reception: Reception | null = null;
-    try {
-      reception = await Reception.listen(address, tls, handshakeTimeoutMs);
-      onEvent({ event: "listening", address: formatAddress(reception.address), channels });
-      await this.#acceptMain(reception);
-      stall = new StallWatch(
-        stallTimeoutMs,
-        () => this.#totals().wireBytes,
-        () => this.#waitingFor,
-        (error) => this.#failure.fail(error),
-      );
-      const acknowledged = await this.#serve(reception, stall);
-      return this.#result(acknowledged);
-    } catch (error) {
-      this.#failure.fail(error); // if nothing failed before, this did
-      await this.#giveBack(error);
-      throw error;
-    } finally {
-      unwatch();
-      stall?.stop();
-      this.#meter.stop();
-      this.#memoryOver.abort();
-      await reception?.close();
-      await this.#close();
-      this.#descriptors.close();
-    }
+  run(): Promise<MigrationResult> {
+    return this.#attempt.run({
+      act: () => this.#takeIn(),
+      settle: (error) => this.#giveBack(error),
+      close: () => this.#closeAll(),
+    });
+  }
+
+  async #takeIn(): Promise<MigrationResult> {
+    const { address, tls, handshakeTimeoutMs, onEvent, stallTimeoutMs, channels } = this.#job;
+    this.#reception = await Reception.listen(address, tls, handshakeTimeoutMs);
+    onEvent({ event: "listening", address: formatAddress(this.#reception.address), channels });
+    await this.#acceptMain(this.#reception);
+    this.#attempt.watchForStall(stallTimeoutMs);
+    const acknowledged = await this.#serve(this.#reception);
+    return this.#attempt.completed(this.#totals(), { downtimeMs: null, acknowledged });
   }
 
   async #acceptMain(reception: Reception): Promise<void> {
-    const channel = await reception.next(this.#abort.signal);
+    const channel = await reception.next(this.#attempt.signal);
     this.#failure.check();
-    this.#startedMs = performance.now();
-    this.#cpu = process.cpuUsage();
-    await reception.secured(channel!, this.#abort.signal);
+    this.#attempt.startClock();
+    await reception.secured(channel!, this.#attempt.signal);
     this.#failure.check();
     this.#main = this.#threads.take();
     this.#main.attach(channel!, "main channel", this.#counters, 0);
@@ -161,7 +151,7 @@ class DestinationMigration {
   }
 
   /** Takes request after request. @returns whether the source could be told that the guest is ours. */
-  async #serve(reception: Reception, stall: StallWatch): Promise<boolean> {
+  async #serve(reception: Reception): Promise<boolean> {
     const main = this.#main!;
     for (;;) {
       const request = await this.#failure.race(this.#nextRequest(main));
@@ -190,7 +180,7 @@ class DestinationMigration {
           throw abandonedBySource();
         case "complete":
         case "completePaused":
-          return this.#complete(main, request.command, stall);
+          return this.#complete(main, request.command);
       }
       await this.#failure.race(main.send(encodeResponse("ok")));
     }
@@ -201,7 +191,7 @@ class DestinationMigration {
   }
 
   async #nextRequest(thread: RangeThread): Promise<Request> {
-    this.#waitingFor = `waiting for the next request, in state ${this.#state}`;
+    this.#attempt.step = `waiting for the next request, in state ${this.#state}`;
     this.#coming = receiveOrEnd(thread, REQUEST_BYTES, "a request");
     const wire = await this.#coming;
     this.#coming = null;
@@ -230,7 +220,7 @@ class DestinationMigration {
     const due = NO_PAYLOAD.has(name) ? 0 : null;
     if (due !== null && payloadBytes !== due)
       throw new ProtocolError("COMMAND_LENGTH", `${name} announces ${payloadBytes} bytes, none were due`);
-    this.#waitingFor = `taking ${name}`;
+    this.#attempt.step = `taking ${name}`;
     return { command: name, payloadBytes, version };
   }
 
@@ -311,7 +301,7 @@ class DestinationMigration {
   }
 
   async #awaitFaultChannel(): Promise<void> {
-    this.#waitingFor = "waiting for the fault channel";
+    this.#attempt.step = "waiting for the fault channel";
     const { handshakeTimeoutMs } = this.#job;
     const missing = new ProtocolError(
       "FAULT_CHANNEL_MISSING",
@@ -326,15 +316,15 @@ class DestinationMigration {
   }
 
   /** Takes the guest over, RAM first where it comes on demand, and says so. */
-  async #complete(main: RangeThread, command: CommandName, stall: StallWatch): Promise<boolean> {
+  async #complete(main: RangeThread, command: CommandName): Promise<boolean> {
     const { guest, memory } = this.#job;
     if (memory === "on-demand") {
-      this.#waitingFor = "fetching RAM";
+      this.#attempt.step = "fetching RAM";
       const faults = await this.#faultChannel;
       await this.#failure.race(this.#ram!.fetchAll(faults));
       faults.shutDown(); // its end says that everything is here
     }
-    stall.stop();
+    this.#attempt.endStallWatch();
     this.#failure.check();
     this.#committing = true;
     await guest.commit(command === "complete" ? "resume" : "leave-paused");
@@ -352,7 +342,7 @@ class DestinationMigration {
   // ---- additional channels ----
 
   #letChannelsIn(reception: Reception): void {
-    const over = AbortSignal.any([this.#memoryOver.signal, this.#abort.signal]);
+    const over = AbortSignal.any([this.#memoryOver.signal, this.#attempt.signal]);
     const accept = async () => {
       for (;;) {
         const channel = await reception.next(over);
@@ -437,7 +427,7 @@ class DestinationMigration {
   // ---- the end ----
 
   /** Undoes everything and tells the source, whose guest then goes on. */
-  async #giveBack(error: unknown): Promise<void> {
+  async #giveBack(error: unknown): Promise<unknown> {
     const { guest } = this.#job;
     // A guest that `commit` may have started must be stopped before the source can hear of it; otherwise the source
     // hears first, for its guest may be waiting.
@@ -449,6 +439,7 @@ class DestinationMigration {
     }
     await this.#close();
     if (!this.#committing) await guest.abandon();
+    return error;
   }
 
   /** Reads past what was refused, and answers one Abandon. */
@@ -484,6 +475,14 @@ class DestinationMigration {
     if (this.#job.threads === undefined) await this.#threads.end();
   }
 
+  async #closeAll(): Promise<void> {
+    this.#meter.stop();
+    this.#memoryOver.abort();
+    await this.#reception?.close();
+    await this.#close();
+    this.#descriptors.close();
+  }
+
   #totals(): MigrationTotals {
     const { wireBytes, normalPages } = sumCounters(this.#counters);
     return {
@@ -492,18 +491,6 @@ class DestinationMigration {
       normalPages: Math.round(normalPages),
       zeroPages: 0,
       rounds: this.#rounds,
-    };
-  }
-
-  #result(acknowledged: boolean): MigrationResult {
-    const cpu = process.cpuUsage(this.#cpu);
-    return {
-      event: "completed",
-      ...this.#totals(),
-      totalMs: Math.round(performance.now() - this.#startedMs),
-      downtimeMs: null,
-      cpuSeconds: (cpu.user + cpu.system) / 1e6,
-      acknowledged,
     };
   }
 }

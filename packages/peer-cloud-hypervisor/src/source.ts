@@ -21,25 +21,28 @@
 import { type Address, formatAddress } from "@multifd/channel";
 import { createCounters, sumCounters } from "@multifd/dataplane";
 import {
+  Attempt,
+  acknowledgementLost,
   Convergence,
-  FirstFailure,
+  DirtyPages,
+  type FirstFailure,
   type MigrationResult,
   type MigrationTotals,
+  messageOf,
   ProgressMeter,
   type RamFeed,
   type RangeThread,
   RangeThreads,
+  resumeAfter,
   type SourceGuest,
-  StallWatch,
   tellOutcome,
+  willNotConverge,
 } from "@multifd/engine";
-import { DirtyBitmap } from "@multifd/memory";
 import { peekBytes } from "@multifd/native";
 import {
   CHUNK_BYTES,
   ChannelError,
   CONNECTIONS_MAX,
-  ConfigError,
   encodeConnectionRole,
   encodeRequest,
   type MemoryRangeTable,
@@ -48,7 +51,6 @@ import {
   placeError,
   RESPONSE_BYTES,
   readMemoryMappings,
-  SystemError,
 } from "@multifd/protocol";
 import { connectChannels } from "./connect.js";
 import { allocatedRam, dirtyRam, wholeRam } from "./dirty-tables.js";
@@ -80,20 +82,16 @@ class SourceMigration {
   readonly #job: CloudHypervisorSourceJob;
   readonly #map: MemoryMap;
   readonly #ram: SourceGuest["ram"];
-  readonly #startedMs = performance.now();
-  readonly #cpu = process.cpuUsage();
-  readonly #abort = new AbortController();
-  readonly #failure = new FirstFailure(() => this.#abort.abort());
+  readonly #attempt: Attempt;
+  readonly #failure: FirstFailure;
   readonly #counters = createCounters(CONNECTIONS_MAX + 2);
   readonly #threads: RangeThreads;
   readonly #meter: ProgressMeter;
-  readonly #dirty: readonly DirtyBitmap[];
+  readonly #dirty: DirtyPages;
   /** Main channel first. */
   readonly #open: RangeThread[] = [];
   #faults: FaultService | null = null;
   #phase: Phase = "running";
-  /** What is being done, for messages. */
-  #step = "connecting";
   /** The command under way on the main channel; what is done on it next must wait for this. */
   #exchange: Promise<unknown> = Promise.resolve();
   #rounds = 0;
@@ -106,32 +104,28 @@ class SourceMigration {
     this.#map = new MemoryMap(job.source.mappings ?? readMemoryMappings(job.source.config));
     checkSourceTerms(job, this.#map);
     this.#ram = matchRam(job.source, this.#map);
-    this.#dirty = this.#map.blocks.map(({ block }) => new DirtyBitmap(block.pageCount));
+    this.#attempt = new Attempt({
+      step: "connecting",
+      signal: job.signal,
+      tooLate: () => this.#phase === "handed-over" || this.#phase === "acknowledged",
+      sign: () => this.#totals().wireBytes + (job.source.guest.feed?.signs ?? 0),
+    });
+    this.#failure = this.#attempt.failure;
+    this.#dirty = new DirtyPages(job.source.guest, this.#ram, this.#failure);
     this.#threads = job.threads ?? new RangeThreads(job.channels === 1 ? 1 : job.channels + 1);
     this.#meter = new ProgressMeter(job.onEvent, () => this.#totals(), PAGE_BYTES);
   }
 
-  async run(): Promise<MigrationResult> {
-    const { stallTimeoutMs, signal } = this.#job;
-    const unwatch = this.#failure.watch(signal, () => this.#phase === "handed-over" || this.#phase === "acknowledged");
-    const stall = new StallWatch(
-      stallTimeoutMs,
-      () => this.#totals().wireBytes + (this.#job.source.guest.feed?.signs ?? 0),
-      () => this.#step,
-      (error) => this.#failure.fail(error),
-    );
-    try {
-      await this.#migrate();
-      return this.#result();
-    } catch (error) {
-      this.#failure.fail(error); // if nothing failed before, this did
-      throw await this.#settle(error);
-    } finally {
-      unwatch();
-      stall.stop();
-      this.#meter.stop();
-      await this.#close();
-    }
+  run(): Promise<MigrationResult> {
+    return this.#attempt.run({
+      act: async () => {
+        this.#attempt.watchForStall(this.#job.stallTimeoutMs);
+        await this.#migrate();
+        return this.#attempt.completed(this.#totals(), { downtimeMs: this.#downtimeMs, acknowledged: true });
+      },
+      settle: (error) => this.#settle(error),
+      close: () => this.#close(),
+    });
   }
 
   async #migrate(): Promise<void> {
@@ -157,15 +151,15 @@ class SourceMigration {
         await this.#serveFaults();
         break;
     }
-    this.#step = "taking the device snapshot";
+    this.#attempt.step = "taking the device snapshot";
     const state = await this.#failure.race(source.snapshot());
     if (memory === "stream") await this.#passAfterSnapshot();
     await this.#say("state", ask(main, "state", state));
-    this.#step = "waiting to hand the guest over";
+    this.#attempt.step = "waiting to hand the guest over";
     const how = typeof handOver === "string" ? handOver : await this.#failure.race(handOver());
     checkHandOver(this.#job.era, how);
     await this.#handOver(main, how);
-    this.#step = "serving the last pages";
+    this.#attempt.step = "serving the last pages";
     await this.#faults?.ended;
   }
 
@@ -173,7 +167,7 @@ class SourceMigration {
   async #connect(count: number, role: "memory" | "fault" | null): Promise<void> {
     const { era } = this.#job;
     if (count === 0) return;
-    const opened = await this.#failure.race(connectChannels(this.#job, count, this.#abort.signal));
+    const opened = await this.#failure.race(connectChannels(this.#job, count, this.#attempt.signal));
     for (const channel of opened) {
       const thread = this.#threads.take();
       const number = this.#open.length;
@@ -215,9 +209,9 @@ class SourceMigration {
   async #precopy(): Promise<void> {
     const { guest } = this.#job.source;
     const { tracker } = guest;
-    if (tracker !== null) await this.#failure.race(tracker.start(this.#ram.map(({ block }) => block)));
+    await this.#dirty.track();
     if (guest.feed !== undefined) return this.#passOn(guest.feed);
-    for (const bitmap of this.#dirty) bitmap.fill();
+    this.#dirty.fill();
     const first = this.#job.era.sparseFirstPass ? allocatedRam(this.#map, this.#ram) : wholeRam(this.#map);
     if (tracker === null) {
       await this.#sendPass(first, "running"); // nobody writes this RAM any more, so there is nobody to pause
@@ -231,10 +225,10 @@ class SourceMigration {
   /** Sends what a feed brings, pass by pass, and pauses the guest when it brings no more. */
   async #passOn(feed: RamFeed): Promise<void> {
     while (await this.#failure.race(feed.more())) {
-      this.#harvest();
+      this.#dirty.harvest();
       await this.#sendDirty("running");
       feed.sent();
-      this.#step = "waiting for RAM to send";
+      this.#attempt.step = "waiting for RAM to send";
     }
     await this.#pauseAndHarvest();
     await this.#sendDirty("paused");
@@ -244,41 +238,38 @@ class SourceMigration {
     const { era, downtimeLimitMs, atRoundLimit, roundsMax } = this.#job;
     const fixed = era.passes.kind === "at-most" ? era.passes.passes + 1 : null;
     const convergence = new Convergence({ downtimeLimitMs, roundsMax: fixed ?? roundsMax, atRoundLimit });
-    for (let table = first; ; table = dirtyRam(this.#map, this.#dirty)) {
+    for (let table = first; ; table = dirtyRam(this.#map, this.#dirty.bitmaps)) {
       const before = this.#totals().normalPages;
       const startedMs = performance.now();
       await this.#sendPass(table, "running");
       const elapsedMs = performance.now() - startedMs;
-      await this.#hold();
-      const dirtyPages = this.#dirtyPages();
+      await this.#dirty.harvestRunning();
+      const dirtyPages = this.#dirty.count;
       const normalBytes = (this.#totals().normalPages - before) * PAGE_BYTES;
       const verdict = convergence.judge({ normalBytes, elapsedMs }, dirtyPages * PAGE_BYTES);
       this.#meter.expect(verdict.expectedDowntimeMs);
       const isEnough = fixed === null ? verdict.kind !== "another-round" : dirtyPages === 0 || this.#rounds === fixed;
       if (!isEnough) continue;
       if (fixed === null && verdict.kind === "will-not-converge")
-        throw new ConfigError(
-          "WILL_NOT_CONVERGE",
-          `after ${this.#rounds} passes the guest would still be down for ${Math.round(verdict.expectedDowntimeMs)} ms, ${downtimeLimitMs} ms are allowed; raise the downtime limit or the bandwidth, or let the round limit switch over`,
-        );
+        throw willNotConverge(downtimeLimitMs, verdict.expectedDowntimeMs, this.#rounds);
       this.#expectedDowntimeMs = verdict.expectedDowntimeMs;
       return;
     }
   }
 
   async #pauseAndHarvest(): Promise<void> {
-    await this.#pause(this.#dirtyPages());
-    this.#harvest();
+    await this.#pause(this.#dirty.count);
+    this.#dirty.harvest();
   }
 
   async #passAfterSnapshot(): Promise<void> {
     if (this.#job.source.guest.tracker === null) return;
-    this.#harvest();
+    this.#dirty.harvest();
     await this.#sendDirty("paused", "on-main");
   }
 
   async #sendDirty(guest: "running" | "paused", where: "any" | "on-main" = "any"): Promise<void> {
-    const table = dirtyRam(this.#map, this.#dirty);
+    const table = dirtyRam(this.#map, this.#dirty.bitmaps);
     if (table.count > 0) await this.#sendPass(table, guest, where);
   }
 
@@ -289,10 +280,10 @@ class SourceMigration {
     where: "any" | "on-main" = "any",
   ): Promise<void> {
     const { onEvent, maxBandwidth, source } = this.#job;
-    for (const bitmap of this.#dirty) bitmap.clear();
+    this.#dirty.clear();
     const dirtyBytes = Number(table.totalBytes());
     const round = ++this.#rounds;
-    this.#step = `sending round ${round}${guest === "paused" ? ", paused" : ""}`;
+    this.#attempt.step = `sending round ${round}${guest === "paused" ? ", paused" : ""}`;
     onEvent({ event: "round", round, dirtyPages: dirtyBytes / PAGE_BYTES, dirtyBytes });
     this.#meter.round(dirtyBytes / PAGE_BYTES);
     const paced = guest === "running" || source.guest.tracker === null ? maxBandwidth : 0;
@@ -309,21 +300,6 @@ class SourceMigration {
     await this.#failure.race(all);
   }
 
-  #harvest(): void {
-    for (const [index, bitmap] of this.#dirty.entries()) this.#job.source.guest.tracker?.harvest(index, bitmap);
-  }
-
-  /** Harvests from the running guest. Not cut short by a failure elsewhere: whoever holds transfers has to let them go. */
-  async #hold(): Promise<void> {
-    const { guest } = this.#job.source;
-    if (guest.holdTransfers === undefined) this.#harvest();
-    else await guest.holdTransfers(async () => this.#harvest());
-  }
-
-  #dirtyPages(): number {
-    return this.#dirty.reduce((sum, bitmap) => sum + bitmap.count(), 0);
-  }
-
   async #pause(dirtyPages: number): Promise<void> {
     const { onEvent, source } = this.#job;
     onEvent({
@@ -332,7 +308,7 @@ class SourceMigration {
       dirtyPages,
       expectedDowntimeMs: Number.isFinite(this.#expectedDowntimeMs) ? Math.round(this.#expectedDowntimeMs) : 0,
     });
-    this.#step = "pausing the guest";
+    this.#attempt.step = "pausing the guest";
     this.#pausedMs = performance.now();
     // Before the call, not after it: a pause that fails half-way must be undone too.
     this.#phase = "paused";
@@ -379,7 +355,7 @@ class SourceMigration {
 
   /** Awaits an exchange on the main channel, or what fails meanwhile. */
   async #say(command: string, exchange: Promise<unknown>): Promise<void> {
-    if (command !== "memory") this.#step = `waiting for the answer to ${command}`;
+    if (command !== "memory") this.#attempt.step = `waiting for the answer to ${command}`;
     this.#exchange = exchange;
     await this.#failure.race(exchange);
   }
@@ -388,37 +364,17 @@ class SourceMigration {
   async #settle(seen: unknown): Promise<unknown> {
     const refused = isRefusal(seen);
     const broken = seen instanceof MigrationError && (seen.code === "CHANNEL_BROKEN" || seen.code === "CHANNEL_CUT");
-    const reason = seen instanceof Error ? seen.message : String(seen);
     if (this.#phase === "acknowledged")
       return new ChannelError(
         "PAGES_LOST",
-        `the guest runs at the destination, which has not got all of its pages (${reason}); it stays paused here and must not be resumed while it runs there`,
+        `the guest runs at the destination, which has not got all of its pages (${messageOf(seen)}); it stays paused here and must not be resumed while it runs there`,
         { cause: seen },
       );
-    if (this.#phase === "handed-over" && !refused)
-      return new ChannelError(
-        "ACKNOWLEDGEMENT_LOST",
-        `everything was sent, and then the destination's word was lost (${reason}); the guest stays paused here, for it may run there: look at the destination, then resume exactly one of the two`,
-        { cause: seen },
-      );
-    const error = broken ? placeError(seen, this.#step) : seen;
-    const resumed = this.#pausedMs === null ? null : await this.#resume(error);
+    if (this.#phase === "handed-over" && !refused) return acknowledgementLost(seen);
+    const error = broken ? placeError(seen, this.#attempt.step) : seen;
+    const told = this.#pausedMs === null ? error : await resumeAfter(error, this.#job.source.guest);
     await this.#takeLeave(seen, refused);
-    return resumed ?? error;
-  }
-
-  /** @returns null, or what to tell where the guest does not go on. */
-  async #resume(error: unknown): Promise<unknown> {
-    try {
-      await this.#job.source.guest.resume();
-      return null;
-    } catch (cause) {
-      return new SystemError(
-        "RESUME_FAILED",
-        `${(error as Error).message}; and the guest could not be resumed here: ${(cause as Error).message}`,
-        { cause },
-      );
-    }
+    return told;
   }
 
   /** Says Abandon where its era expects it, or where we give up ourselves; never in the middle of a range. */
@@ -439,6 +395,7 @@ class SourceMigration {
   }
 
   async #close(): Promise<void> {
+    this.#meter.stop();
     for (const thread of this.#open) thread.shutDown();
     await Promise.all(this.#open.splice(0).map((thread) => this.#threads.giveBack(thread)));
     if (this.#job.threads === undefined) await this.#threads.end();
@@ -448,18 +405,6 @@ class SourceMigration {
   #totals(): MigrationTotals {
     const { wireBytes, normalPages } = sumCounters(this.#counters);
     return { ramBytes: this.#map.ramBytes, wireBytes, normalPages, zeroPages: 0, rounds: this.#rounds };
-  }
-
-  #result(): MigrationResult {
-    const cpu = process.cpuUsage(this.#cpu);
-    return {
-      event: "completed",
-      ...this.#totals(),
-      totalMs: Math.round(performance.now() - this.#startedMs),
-      downtimeMs: this.#downtimeMs,
-      cpuSeconds: (cpu.user + cpu.system) / 1e6,
-      acknowledged: true,
-    };
   }
 }
 
