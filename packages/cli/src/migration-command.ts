@@ -18,6 +18,8 @@ export type MigrationWatch = {
   readonly signal: AbortSignal;
   /** A line on stderr for what looks wrong and yet does not end the migration. */
   readonly warn: (text: string) => void;
+  /** A line on stderr for what people want to know. */
+  readonly note: (text: string) => void;
 };
 
 /** Adds the flags that `runMigration` reads. */
@@ -49,6 +51,7 @@ export async function runMigration<Result extends MigrationResult>(
       onEvent,
       signal: cancellation.signal,
       warn: (text) => output.say(`warning: ${text}`),
+      note: (text) => output.say(text),
     });
     if (describe === null || flags.json === true) output.show(result);
     else context.terminal.out(describe(result));

@@ -56,10 +56,15 @@ export async function driveQemu<Result>(
 }
 
 /** Gives an address that only this user can reach, and removes what was there. */
-export async function withPrivateSocket<Result>(use: (address: Address) => Promise<Result>): Promise<Result> {
+export function withPrivateSocket<Result>(use: (address: Address) => Promise<Result>): Promise<Result> {
+  return withPrivateFolder((folder) => use({ kind: "unix", path: join(folder, "channels") }));
+}
+
+/** Gives a folder that only this user can reach, and removes it. */
+export async function withPrivateFolder<Result>(use: (folder: string) => Promise<Result>): Promise<Result> {
   const folder = await mkdtemp(join(tmpdir(), "multifd-"));
   try {
-    return await use({ kind: "unix", path: join(folder, "channels") });
+    return await use(folder);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -15,7 +15,12 @@ import { call } from "./library.js";
 import { checked, errnoName, isErrno } from "./native-result.js";
 import { closeDescriptor, socketPair } from "./sockets.js";
 
-const program = fileURLToPath(new URL("build/multifd-attach", import.meta.resolve("@multifd/kernel/package.json")));
+const built = (name: string) =>
+  fileURLToPath(new URL(`build/${name}`, import.meta.resolve("@multifd/kernel/package.json")));
+const program = built("multifd-attach");
+
+/** The preload library, for the LD_PRELOAD of a QEMU that is to be tracked without being attached to. */
+export const preloadLibrary = built("multifd-track.so");
 
 /** Either the descriptor, which is then the caller's, or the step that failed and why: the caller knows what to advise. */
 export type AttachAnswer =

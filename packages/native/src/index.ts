@@ -7,6 +7,7 @@ export {
   type AttachWishes,
   attachToProcess,
   enableTracking,
+  preloadLibrary,
   registerIn,
   unregisterIn,
 } from "./attached-tracking.js";

@@ -42,7 +42,9 @@ export class MultifdProcess {
 
   /** Starts `multifd ARGS --json`. */
   constructor(...args: readonly string[]) {
-    const child = spawn(process.execPath, [MULTIFD, ...args, "--json"], { stdio: ["ignore", "pipe", "pipe"] });
+    const flags = args.includes("--") ? args.indexOf("--") : args.length; // behind -- it would be another program's
+    const words = [MULTIFD, ...args.slice(0, flags), "--json", ...args.slice(flags)];
+    const child = spawn(process.execPath, words, { stdio: ["ignore", "pipe", "pipe"] });
     this.#child = child;
     running.add(child);
     let stderr = "";

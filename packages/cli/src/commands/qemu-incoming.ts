@@ -1,41 +1,57 @@
 /**
- * `multifd qemu incoming`: takes a guest in from `multifd qemu migrate`, into a QEMU that waits for it.
+ * `multifd qemu incoming`: takes a guest in from `multifd qemu migrate`, into a QEMU that waits for it, or that is started
+ * for it and lives on with it.
  */
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import type { Address } from "@multifd/channel";
-import { receiveQemu } from "@multifd/peer-qemu";
+import { type ReceiveQemuJob, receiveIntoStarted, receiveQemu } from "@multifd/peer-qemu";
 import { type Command, Option } from "commander";
 import { addHandshakeTimeout, addSharedChannelFlags, type SharedChannelFlags } from "../channel-flags.js";
 import type { OutputFlags } from "../event-output.js";
-import { addOutputFlags, runMigration } from "../migration-command.js";
-import { address, processId, ramFile } from "../option-values.js";
-import { addQmpFlag, driveQemu } from "../qemu-driving.js";
+import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-command.js";
+import { address, processId } from "../option-values.js";
+import { driveQemu, withPrivateFolder } from "../qemu-driving.js";
+import {
+  absoluteRamFiles,
+  addRamFlag,
+  addStartFlags,
+  type StartFlags,
+  type StartWishes,
+  startWishes,
+} from "../start-flags.js";
 import type { CommandContext } from "../terminal.js";
 import { addListenTlsFlags, checkTlsFlags, listenTls } from "../tls-flags.js";
 
 type QemuIncomingFlags = SharedChannelFlags &
-  OutputFlags & {
-    readonly qmp: string;
+  OutputFlags &
+  StartFlags & {
+    readonly qmp?: string;
     readonly pid?: number;
     readonly listen: Address;
-    readonly ram?: ReadonlyMap<string, string>;
     readonly handshakeTimeout: number;
     readonly then: "as-it-was" | "pause";
   };
 
 const EXAMPLE = `
-Example:
+Examples:
   qemu-system-x86_64 ... -incoming defer -qmp unix:/run/new.qmp,server=on,wait=off &
-  multifd qemu incoming --qmp /run/new.qmp --listen tcp::4444 --channels 4 --compression zstd`;
+  multifd qemu incoming --qmp /run/new.qmp --listen tcp::4444 --channels 4 --compression zstd
+
+  multifd qemu incoming --listen unix:/run/link --start-like 4711 --ram ram=/dev/shm/new --replace /run/vm.qmp=/run/new.qmp
+  multifd qemu incoming --listen tcp::4444 --start --ram ram=/dev/shm/vm -- qemu-system-x86_64 -m 4G ...`;
 
 export function addQemuIncomingCommand(group: Command, context: CommandContext): void {
   const command = group
     .command("incoming")
-    .summary("take a guest in from `qemu migrate`, into a QEMU that waits for it")
+    .summary("take a guest in from `qemu migrate`, into a QEMU that waits or is started for it")
     .description(
       "Takes a guest in from `multifd qemu migrate`, into a QEMU that was started like the source's, with RAM in shared " +
-        "files of its own and -incoming defer. What does not fit is named before any RAM moves; after a failure no guest runs here.",
+        "files of its own and -incoming defer; or starts one, which lives on with the guest. What does not fit is named before " +
+        "any RAM moves; after a failure no guest runs here, and a QEMU that was started for it is ended.",
     );
-  addQmpFlag(command)
+  addStartFlags(command)
+    .addOption(new Option("--qmp <path>", "QMP socket of the QEMU that waits; nobody else may be connected to it"))
     .addOption(
       new Option(
         "--pid <n>",
@@ -51,46 +67,70 @@ export function addQemuIncomingCommand(group: Command, context: CommandContext):
         .makeOptionMandatory(),
     )
     .addOption(
-      new Option(
-        "--ram <block=path...>",
-        "a RAM block's file, where we may not look at QEMU's own descriptors",
-      ).argParser(ramFile),
-    )
-    .addOption(
       new Option("--then <what>", "whether the guest runs here; as-it-was: if it ran at the source")
         .choices(["as-it-was", "pause"])
         .default("as-it-was"),
     );
+  addRamFlag(command);
   addHandshakeTimeout(addListenTlsFlags(addSharedChannelFlags(command)));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
-    .action(async (flags: QemuIncomingFlags) => {
+    .action(async (words: readonly string[], flags: QemuIncomingFlags) => {
       checkTlsFlags(command);
-      await receive(context, flags);
+      const wishes = startWishes(command, flags, words);
+      await runMigration(context, flags, (watch) =>
+        wishes === null ? receive(flags, watch) : receiveStarted(flags, wishes, watch),
+      );
     });
 }
 
-async function receive(context: CommandContext, flags: QemuIncomingFlags): Promise<void> {
-  await runMigration(context, flags, ({ onEvent, signal, warn }) =>
-    driveQemu({ qmp: flags.qmp }, (qmp, meeting) =>
-      receiveQemu({
-        qmp,
-        ...(flags.pid !== undefined && { pid: flags.pid }),
-        ramFiles: flags.ram ?? new Map(),
-        listen: flags.listen,
-        terms: {
-          channels: flags.channels,
-          handshakeTimeoutMs: flags.handshakeTimeout,
-          ...listenTls(flags),
-        },
-        meeting,
-        compression: flags.compression,
-        stallTimeoutMs: flags.stallTimeout,
-        afterwards: flags.then,
-        onEvent,
-        onWarning: warn,
-        signal,
-      }),
-    ),
+function receive(flags: QemuIncomingFlags, watch: MigrationWatch) {
+  return driveQemu({ qmp: flags.qmp! }, (qmp, meeting) =>
+    receiveQemu({
+      ...terms(flags, watch),
+      qmp,
+      meeting,
+      ...(flags.pid !== undefined && { pid: flags.pid }),
+      ramFiles: flags.ram ?? new Map(),
+    }),
   );
+}
+
+function receiveStarted(flags: QemuIncomingFlags, wishes: StartWishes, watch: MigrationWatch) {
+  return withPrivateFolder(async (folder) => {
+    const log = resolve(flags.log ?? join(tmpdir(), `multifd-qemu-${process.pid}-${Date.now()}.log`));
+    const result = await receiveIntoStarted({
+      ...terms(flags, watch),
+      meeting: { kind: "unix", path: join(folder, "channels") },
+      start: {
+        ...wishes,
+        ramFiles: absoluteRamFiles(flags),
+        replacements: flags.replace ?? new Map(),
+        privateFolder: folder,
+        log,
+        onChange: watch.note,
+      },
+    });
+    watch.note(`QEMU runs on as process ${result.qemuPid}, and writes to ${log}`);
+    return result;
+  });
+}
+
+type Terms = Omit<ReceiveQemuJob, "qmp" | "pid" | "meeting" | "ramFiles">;
+
+function terms(flags: QemuIncomingFlags, { onEvent, signal, warn }: MigrationWatch): Terms {
+  return {
+    listen: flags.listen,
+    terms: {
+      channels: flags.channels,
+      handshakeTimeoutMs: flags.handshakeTimeout,
+      ...listenTls(flags),
+    },
+    compression: flags.compression,
+    stallTimeoutMs: flags.stallTimeout,
+    afterwards: flags.then,
+    onEvent,
+    onWarning: warn,
+    signal,
+  };
 }
