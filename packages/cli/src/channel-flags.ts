@@ -136,7 +136,10 @@ export function addSpeedFlags(command: Command): Command {
 /** Flags that decide when a live guest is stopped. */
 export function addDowntimeLimit(command: Command): Command {
   return command.addOption(
-    new Option("--downtime-limit <ms>", "stop the guest once the rest can be sent within this time")
+    new Option(
+      "--downtime-limit <ms>",
+      "stop the guest once the rest can be sent within this time, and another round gains little",
+    )
       .argParser(milliseconds)
       .default(300),
   );

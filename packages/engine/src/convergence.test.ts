@@ -8,14 +8,49 @@ const limits = { downtimeLimitMs: 300, roundsMax: 4, atRoundLimit: "fail" } as c
 const second = { normalBytes: 100 * MIB, elapsedMs: 1000 };
 
 describe("convergence", () => {
-  it("goes on while what is dirty would take longer than the downtime limit, and stops the guest then", () => {
+  it("goes on while what is dirty would take longer than the downtime limit", () => {
     const convergence = new Convergence(limits);
     assert.deepEqual(convergence.judge(second, 50 * MIB), { kind: "another-round", expectedDowntimeMs: 500 });
-    assert.deepEqual(convergence.judge(second, 30 * MIB), {
-      kind: "switch-over",
-      expectedDowntimeMs: 300,
-      forced: false,
-    });
+    assert.deepEqual(convergence.judge(second, 31 * MIB), { kind: "another-round", expectedDowntimeMs: 310 });
+  });
+
+  it("goes on below the limit while a round leaves much less than the best before, and stops the guest then", () => {
+    const convergence = new Convergence({ ...limits, roundsMax: 10 });
+    for (const [dirtyMib, kind] of [
+      [30, "another-round"],
+      [10, "another-round"],
+      [5, "another-round"],
+      [4, "switch-over"],
+    ] as const) {
+      assert.equal(convergence.judge(second, dirtyMib * MIB).kind, kind, `${dirtyMib} MiB`);
+    }
+  });
+
+  it("stops the guest once what is left is sent in a millisecond", () => {
+    const verdict = new Convergence(limits).judge(second, 0.1 * MIB);
+    assert.deepEqual(verdict, { kind: "switch-over", expectedDowntimeMs: 1, forced: false });
+  });
+
+  it("takes a round that is allowed when it may run no other", () => {
+    const convergence = new Convergence({ ...limits, roundsMax: 1 });
+    const verdict = convergence.judge(second, 30 * MIB);
+    assert.deepEqual(verdict, { kind: "switch-over", expectedDowntimeMs: 300, forced: false });
+  });
+
+  it("goes on below the limit for about three times the limit at most", () => {
+    const parts = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 40, maxLength: 40 });
+    fc.assert(
+      fc.property(parts, (dirtied) => {
+        const convergence = new Convergence({ ...limits, roundsMax: 100 });
+        let extraMs = 0;
+        for (const part of dirtied) {
+          const verdict = convergence.judge(second, part * 30 * MIB);
+          if (verdict.kind === "switch-over") break;
+          extraMs += verdict.expectedDowntimeMs;
+        }
+        assert.ok(extraMs <= limits.downtimeLimitMs / 0.3 + 1, `${extraMs} ms`);
+      }),
+    );
   });
 
   it("switches over at once when nothing is dirty, before any rate is known", () => {

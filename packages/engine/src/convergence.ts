@@ -6,6 +6,11 @@
  * contents only: zero pages cost nothing, and the first round, full of them,
  * would promise a speed that the last one cannot keep.
  *
+ * Allowed is not yet best: while a round leaves a good deal less dirty than the best
+ * before it, the guest is let run for another. Each of them is expected to last no longer than
+ * the limit, and less than the one before, so that together they take about three
+ * times the limit at most; the first that gains too little is the last.
+ *
  * Pure: numbers in, a verdict out.
  */
 import { ConfigError } from "@multifd/protocol";
@@ -32,6 +37,10 @@ export type ConvergenceLimits = {
 const ROUNDS_WITHOUT_GAIN_MAX = 4;
 /** Less than this of the best before counts as gain. */
 const GAIN = 0.9;
+/** Less than this of the best before is worth another round of a guest that may be stopped already. */
+const WORTHWHILE = 0.7;
+/** A rest this short is sent in less time than stopping the guest takes. */
+const SHORT_MS = 1;
 
 /** A round shorter than this measures latency rather than the link, and moves the estimate little. */
 const FULL_WEIGHT_MS = 200;
@@ -41,6 +50,8 @@ export class Convergence {
   #bytesPerMs = 0;
   #rounds = 0;
   #leastDirtyBytes = Number.POSITIVE_INFINITY;
+  /** Of the rounds that left no more than the limit allows. */
+  #leastAllowedMs = Number.POSITIVE_INFINITY;
   #roundsWithoutGain = 0;
 
   constructor(limits: ConvergenceLimits) {
@@ -63,13 +74,25 @@ export class Convergence {
       this.#bytesPerMs += weight * (rate - this.#bytesPerMs);
     }
     const expectedDowntimeMs = this.expectedDowntimeMs(dirtyBytes);
-    if (expectedDowntimeMs <= downtimeLimitMs) return { kind: "switch-over", expectedDowntimeMs, forced: false };
+    if (expectedDowntimeMs <= downtimeLimitMs) {
+      const another = this.#rounds < roundsMax && this.#isWorthwhile(expectedDowntimeMs);
+      return another
+        ? { kind: "another-round", expectedDowntimeMs }
+        : { kind: "switch-over", expectedDowntimeMs, forced: false };
+    }
     const hopeless = this.#gainsNothing(dirtyBytes);
     if (this.#rounds < roundsMax && !(hopeless && atRoundLimit === "switchover")) {
       return { kind: "another-round", expectedDowntimeMs };
     }
     if (atRoundLimit === "switchover") return { kind: "switch-over", expectedDowntimeMs, forced: true };
     return { kind: "will-not-converge", expectedDowntimeMs };
+  }
+
+  /** Whether the next round may be expected to make an allowed downtime shorter by much. */
+  #isWorthwhile(expectedDowntimeMs: number): boolean {
+    const gained = expectedDowntimeMs < WORTHWHILE * this.#leastAllowedMs;
+    this.#leastAllowedMs = Math.min(this.#leastAllowedMs, expectedDowntimeMs);
+    return gained && expectedDowntimeMs > SHORT_MS;
   }
 
   #gainsNothing(dirtyBytes: number): boolean {
