@@ -8,7 +8,8 @@
  */
 
 import { ChannelError } from "./errors.js";
-import { u64be, viewOf } from "./layout.js";
+import { viewOf } from "./layout.js";
+import { u64be } from "./wire-fields.js";
 
 export interface ByteSource {
   /** Bytes that can be taken now. */

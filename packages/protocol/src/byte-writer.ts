@@ -5,7 +5,9 @@
  * for the hot path: it grows as it goes.
  */
 
-import { encodeText, u8, u16be, u32be, u64be, u64beExact, type ValueField, viewOf } from "./layout.js";
+import { viewOf } from "./layout.js";
+import { u8, u16be, u32be, u64be, u64beExact, type ValueField } from "./wire-fields.js";
+import { encodeText } from "./wire-text.js";
 
 export class ByteWriter {
   #buffer = new Uint8Array(64);

@@ -25,8 +25,9 @@
  * when the file is finished, as a hole; what an outdated page shares with a newer one stays.
  */
 
-import { layout, reserved, u32be, u64be } from "./layout.js";
+import { layout } from "./layout.js";
 import { PACKET_GUEST_BYTES } from "./ram-packet.js";
+import { reserved, u32be, u64be } from "./wire-fields.js";
 
 /** Frames begin at multiples of this. */
 export const FRAME_UNIT_BYTES = 4096;

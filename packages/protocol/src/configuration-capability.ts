@@ -6,8 +6,9 @@
  * bytes stay as the source wrote them. What comes here has been decoded before.
  */
 import { ByteWriter } from "./byte-writer.js";
-import { decodeText, viewOf } from "./layout.js";
+import { viewOf } from "./layout.js";
 import { CAPABILITIES_SUBSECTION, PAGE_BITS_SUBSECTION, putCapabilities, SECTION_SUBSECTION } from "./main-stream.js";
+import { decodeText } from "./wire-text.js";
 
 /** Lists a capability; a configuration that has it already comes back as it is. */
 export function addCapability(configuration: Uint8Array, capability: string): Uint8Array {

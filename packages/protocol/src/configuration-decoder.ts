@@ -9,7 +9,6 @@
  */
 
 import { ByteWriter } from "./byte-writer.js";
-import { encodeText } from "./layout.js";
 import type { MainEvent, MainStreamLimits } from "./main-events.js";
 import {
   CAPABILITIES_SUBSECTION,
@@ -20,6 +19,7 @@ import {
   UUID_SUBSECTION,
 } from "./main-stream.js";
 import type { StreamReader } from "./stream-reader.js";
+import { encodeText } from "./wire-text.js";
 
 /** A stream is read as it comes; in a snapshot the reader steps over the pages. */
 export type StreamForm = "stream" | "snapshot";

@@ -9,7 +9,8 @@
  * Source: QEMU 10.2, hw/vfio/migration-multifd.c, VFIODeviceStatePacket.
  */
 import { ProtocolError } from "./errors.js";
-import { layout, u32be } from "./layout.js";
+import { layout } from "./layout.js";
+import { u32be } from "./wire-fields.js";
 
 const chunkHead = layout(
   "device-state chunk",

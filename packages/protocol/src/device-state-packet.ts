@@ -10,9 +10,10 @@
  */
 
 import { ProtocolError } from "./errors.js";
-import { cstring, layout, u32be, type ValuesOf } from "./layout.js";
+import { layout, type ValuesOf } from "./layout.js";
 import { MULTIFD_MAGIC, MULTIFD_VERSION, WRONG_MAGIC, WRONG_VERSION } from "./multifd-init.js";
 import { PACKET_DEVICE_STATE, PACKET_SYNC } from "./packet-flags.js";
+import { cstring, u32be } from "./wire-fields.js";
 
 /** What all multifd packets start with: read this, then decide which header it is. */
 export const packetPrologue = layout(

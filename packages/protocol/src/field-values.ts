@@ -8,7 +8,8 @@
  * Source: QEMU 10.2, migration/vmstate-types.c.
  */
 
-import { hex64, viewOf } from "./layout.js";
+import { viewOf } from "./layout.js";
+import { hex64 } from "./wire-fields.js";
 
 /** Integers are exact: a bigint where a number could not hold them. A float64 that is no number is text. */
 export type Scalar = null | boolean | number | bigint | string;

@@ -14,9 +14,10 @@
  */
 import { Packr } from "msgpackr";
 import { ProtocolError } from "./errors.js";
-import { layout, u16be, u32be } from "./layout.js";
+import { layout } from "./layout.js";
 import { checkMessagePack } from "./message-pack-form.js";
 import type { PacketMethod } from "./packet-flags.js";
+import { u16be, u32be } from "./wire-fields.js";
 
 /** Value of the PING that asks for a hello: "MFDH". */
 export const HELLO_PING = 0x4d464448;

@@ -106,27 +106,7 @@ export {
 export type { Scalar } from "./field-values.js";
 export { encodeHello, HELLO_BYTES_MAX, HELLO_PING, type Hello } from "./hello.js";
 export { JsonMembers, type JsonValue, parseJsonText } from "./json-text.js";
-export {
-  bits64le,
-  bytes,
-  cstring,
-  type FixedField,
-  type Layout,
-  layout,
-  type Mismatch,
-  type NumberField,
-  reserved,
-  u8,
-  u16be,
-  u16le,
-  u32be,
-  u32le,
-  u64be,
-  u64beExact,
-  u64le,
-  type ValueField,
-  type ValuesOf,
-} from "./layout.js";
+export { type Layout, layout, type ValuesOf } from "./layout.js";
 export {
   expectsSwitchoverStart,
   type MachineVersion,
@@ -237,3 +217,21 @@ export {
   type StateDescription,
   type VmDescription,
 } from "./vm-description.js";
+export {
+  bits64le,
+  bytes,
+  cstring,
+  type FixedField,
+  type Mismatch,
+  type NumberField,
+  reserved,
+  u8,
+  u16be,
+  u16le,
+  u32be,
+  u32le,
+  u64be,
+  u64beExact,
+  u64le,
+  type ValueField,
+} from "./wire-fields.js";

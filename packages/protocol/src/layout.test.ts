@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import { layout } from "./layout.js";
 import {
   bits64le,
   bytes,
   cstring,
-  layout,
   reserved,
   u8,
   u16be,
@@ -14,7 +14,7 @@ import {
   u64be,
   u64beExact,
   u64le,
-} from "./layout.js";
+} from "./wire-fields.js";
 
 const sample = layout(
   "sample",

@@ -14,7 +14,7 @@
 
 import { ByteWriter } from "./byte-writer.js";
 import { encodeHello, type Hello } from "./hello.js";
-import { encodeText } from "./layout.js";
+import { encodeText } from "./wire-text.js";
 
 export const FILE_MAGIC = 0x5145564d; // "QEVM"
 export const FILE_VERSION = 3;

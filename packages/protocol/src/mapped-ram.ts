@@ -17,8 +17,9 @@
  * Source: QEMU 10.2, migration/ram.c, mapped_ram_setup_ramblock(), parse_ramblock_mapped_ram().
  */
 import { ByteWriter } from "./byte-writer.js";
-import { layout, u32be, u64be } from "./layout.js";
+import { layout } from "./layout.js";
 import { encodeRamListHead, type RamBlockEntry } from "./main-stream.js";
+import { u32be, u64be } from "./wire-fields.js";
 
 /** Where blocks begin in the file, so that they can be written past the page cache, and mapped with huge pages. */
 export const MAPPED_RAM_ALIGNMENT = 2 ** 20;

@@ -9,7 +9,8 @@
  */
 
 import { ConfigError } from "./errors.js";
-import { bytes, layout, reserved, u8, u32be, type ValuesOf } from "./layout.js";
+import { layout, type ValuesOf } from "./layout.js";
+import { bytes, reserved, u8, u32be } from "./wire-fields.js";
 
 export const MULTIFD_MAGIC = 0x11223344;
 export const MULTIFD_VERSION = 1;

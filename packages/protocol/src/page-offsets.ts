@@ -11,7 +11,7 @@
  */
 
 import { ProtocolError } from "./errors.js";
-import { hex64 } from "./layout.js";
+import { hex64 } from "./wire-fields.js";
 
 /**
  * Writes `count` page indexes, from `pages[from]` on, as byte offsets at `at`.

@@ -15,7 +15,7 @@
  */
 
 import { ProtocolError } from "./errors.js";
-import { cstring, layout, reserved, u32be, u64be, type ValuesOf } from "./layout.js";
+import { layout, type ValuesOf } from "./layout.js";
 import { MULTIFD_MAGIC, MULTIFD_VERSION, WRONG_MAGIC, WRONG_VERSION } from "./multifd-init.js";
 import {
   methodFlag,
@@ -25,6 +25,7 @@ import {
   PACKET_METHOD_NONE,
   type PacketMethod,
 } from "./packet-flags.js";
+import { cstring, reserved, u32be, u64be } from "./wire-fields.js";
 
 /** Guest RAM that one packet may announce. */
 export const PACKET_GUEST_BYTES = 524288;

@@ -7,7 +7,7 @@
 
 import { type ByteSource, need } from "./byte-source.js";
 import { ProtocolError } from "./errors.js";
-import { decodeText } from "./layout.js";
+import { decodeText } from "./wire-text.js";
 
 export class StreamReader {
   readonly source: ByteSource;

@@ -14,11 +14,12 @@
 
 import { walkDeviceSections } from "./device-sections.js";
 import { ProtocolError } from "./errors.js";
-import { decodeText, viewOf } from "./layout.js";
+import { viewOf } from "./layout.js";
 import type { MainEvent, MainStreamLimits, TailCheck } from "./main-events.js";
 import { SECTION_DESCRIPTION, SECTION_EOF } from "./main-stream.js";
 import type { StreamReader } from "./stream-reader.js";
 import { parseVmDescription } from "./vm-description.js";
+import { decodeText } from "./wire-text.js";
 
 const WHAT = "device state";
 const BRACE_OPEN = 0x7b;

@@ -9,7 +9,8 @@
  * be meant for the reader alone is held, in a copy, until that is known.
  */
 import type { ByteSource } from "./byte-source.js";
-import { u64be, viewOf } from "./layout.js";
+import { viewOf } from "./layout.js";
+import { u64be } from "./wire-fields.js";
 
 export class TappedSource implements ByteSource {
   readonly #source: ByteSource;

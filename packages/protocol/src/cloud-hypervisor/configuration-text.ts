@@ -8,7 +8,7 @@
  */
 import { ProtocolError, placeError } from "../errors.js";
 import { type JsonMemberText, parseJsonMembers } from "../json-text.js";
-import { decodeText, encodeText } from "../layout.js";
+import { decodeText, encodeText } from "../wire-text.js";
 import { readSavedMemory } from "./saved-memory.js";
 import type { StateNode } from "./state-tree.js";
 

@@ -9,7 +9,7 @@
  */
 import { ProtocolError } from "../errors.js";
 import { JsonMembers, type JsonValue, parseJsonText } from "../json-text.js";
-import { decodeText } from "../layout.js";
+import { decodeText } from "../wire-text.js";
 
 /** One run of guest RAM. */
 export type MemoryMapping = {

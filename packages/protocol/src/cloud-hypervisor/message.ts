@@ -11,7 +11,8 @@
  * Source: Cloud Hypervisor 25.0 to 53.0, vm-migration/src/protocol.rs.
  */
 import { ProtocolError } from "../errors.js";
-import { layout, reserved, u16le, u64le } from "../layout.js";
+import { layout } from "../layout.js";
+import { reserved, u16le, u64le } from "../wire-fields.js";
 
 /** What a source asks for, and in PageFault's case a destination. */
 export const COMMAND = {

@@ -13,7 +13,7 @@
  */
 import { ProtocolError, placeError } from "../errors.js";
 import { type JsonLimits, JsonMembers, type JsonValue, parseJsonText } from "../json-text.js";
-import { decodeText } from "../layout.js";
+import { decodeText } from "../wire-text.js";
 
 export type StateNode = {
   /** The component's name in its parent; of the root, `vm`. */

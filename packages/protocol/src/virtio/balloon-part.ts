@@ -5,7 +5,8 @@
  */
 
 import type { ByteWriter } from "../byte-writer.js";
-import { layout, u32be } from "../layout.js";
+import { layout } from "../layout.js";
+import { u32be } from "../wire-fields.js";
 import type { StateReader } from "./state-reader.js";
 import { readSubsections, type SubsectionFormat, type SubsectionValues, writeSubsections } from "./subsections.js";
 

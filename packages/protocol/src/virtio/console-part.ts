@@ -10,7 +10,8 @@
  */
 
 import type { ByteWriter } from "../byte-writer.js";
-import { layout, u8, u16be, u32be } from "../layout.js";
+import { layout } from "../layout.js";
+import { u8, u16be, u32be } from "../wire-fields.js";
 import { type ParkedElement, readParkedElement, writeParkedElement } from "./parked-element.js";
 import type { StateReader } from "./state-reader.js";
 

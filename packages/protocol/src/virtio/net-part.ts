@@ -13,7 +13,8 @@
  */
 
 import type { ByteWriter } from "../byte-writer.js";
-import { bytes, layout, u8, u16be, u32be } from "../layout.js";
+import { layout } from "../layout.js";
+import { bytes, u8, u16be, u32be } from "../wire-fields.js";
 import { backendStateSubsection } from "./backend-state.js";
 import type { StateReader } from "./state-reader.js";
 import { readSubsections, type SubsectionFormat, type SubsectionValues, writeSubsections } from "./subsections.js";

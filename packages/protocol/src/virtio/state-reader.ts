@@ -8,8 +8,9 @@
  */
 
 import { ProtocolError, placeError } from "../errors.js";
-import { decodeText, type Layout, type ValuesOf, viewOf } from "../layout.js";
+import { type Layout, type ValuesOf, viewOf } from "../layout.js";
 import { SECTION_SUBSECTION } from "../main-stream.js";
+import { decodeText } from "../wire-text.js";
 
 const REMEDY = "the section is damaged, or its device is newer than this program";
 

@@ -12,7 +12,8 @@
 
 import { ByteWriter } from "../byte-writer.js";
 import { ProtocolError } from "../errors.js";
-import { layout, u8, u16be, u32be } from "../layout.js";
+import { layout } from "../layout.js";
+import { u8, u16be, u32be } from "../wire-fields.js";
 import {
   type DevicePart,
   type PartContext,

@@ -9,7 +9,8 @@
  * Source: QEMU 10.2, hw/virtio/virtio.c, vmstate_virtio; hw/virtio/virtio-pci.c, vmstate_virtio_pci.
  */
 
-import { layout, u8, u16be, u32be, u64beExact, type ValueField } from "../layout.js";
+import { layout } from "../layout.js";
+import { u8, u16be, u32be, u64beExact, type ValueField } from "../wire-fields.js";
 import { readSubsections, type SubsectionFormat, type SubsectionValues, writeSubsections } from "./subsections.js";
 
 /** Queues that a device may have; every array of queues is this long. */
