@@ -3,7 +3,8 @@ export { Attempt } from "./attempt.js";
 export { BitmapTracker } from "./bitmap-tracker.js";
 export { CombinedTracker } from "./combined-tracker.js";
 export { Convergence, willNotConverge } from "./convergence.js";
-export { type DestinationJob, runDestination } from "./destination.js";
+export { runDestination } from "./destination.js";
+export type { DestinationJob } from "./destination-job.js";
 export { DirtyPages } from "./dirty-pages.js";
 export {
   type EventSink,
@@ -34,7 +35,8 @@ export { type FileMapping, fileIdentity, type MappedRun, mappingsOf, wholeBlock 
 export { ProgressMeter } from "./progress-meter.js";
 export { type KeptBlock, RamFiles, type SavedGuest } from "./ram-files.js";
 export { RangeThread, RangeThreads } from "./range-threads.js";
-export { type RelayJob, type RelayResult, runRelay } from "./relay.js";
+export { runRelay } from "./relay.js";
+export type { RelayJob, RelayResult } from "./relay-job.js";
 export type { RelayPeer, RelayWord } from "./relay-peer.js";
 export { type PublisherParts, RoundPublisher } from "./round-publisher.js";
 export { runSource } from "./source.js";

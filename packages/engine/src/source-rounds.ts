@@ -22,8 +22,9 @@ import {
   sumCounters,
   takeZeroRuns,
 } from "@multifd/dataplane";
-import { ChannelError, PACKET_GUEST_BYTES, packetPagesMax, ramPacketBytes } from "@multifd/protocol";
+import { PACKET_GUEST_BYTES, packetPagesMax, ramPacketBytes } from "@multifd/protocol";
 import type { Attempt } from "./attempt.js";
+import { failAfterLastWord } from "./channel-failure.js";
 import { ChannelThreads } from "./channel-threads.js";
 import type { DirtyPages } from "./dirty-pages.js";
 import type { MigrationTotals } from "./events.js";
@@ -33,9 +34,6 @@ import type { RoundPhase, ZeroPages } from "./peer.js";
 import { ProgressMeter } from "./progress-meter.js";
 import { RoundPublisher } from "./round-publisher.js";
 import { type SourceJob, sharedPageBytes } from "./source-job.js";
-
-/** A destination that goes away for a reason says so on the main channel: how long a broken channel waits for that. */
-const LAST_WORD_MS = 500;
 
 export class SourceRounds {
   readonly pageBytes: number;
@@ -128,14 +126,7 @@ export class SourceRounds {
         counters: this.#counters,
       }),
     );
-    this.#threads.start(channels, tasks, (error) => this.#channelFailed(error));
-  }
-
-  #channelFailed(error: unknown): void {
-    const { failure } = this.#attempt;
-    const timer = setTimeout(() => failure.fail(error), LAST_WORD_MS);
-    timer.unref();
-    if (!(error instanceof ChannelError)) failure.fail(error);
+    this.#threads.start(channels, tasks, (error) => failAfterLastWord(this.#attempt.failure, error));
   }
 
   /** The round without pages that introduces every channel. @param companions  As for `send`. */
