@@ -13,13 +13,16 @@ import { processId, ramFile } from "./option-values.js";
 export type StartFlags = {
   readonly start?: true;
   readonly startLike?: number;
+  readonly startAsSource?: true;
   readonly ram?: ReadonlyMap<string, string>;
   readonly replace?: ReadonlyMap<string, string>;
   readonly log?: string;
 };
 
-/** With which line, and where it stands. */
-export type StartWishes = Pick<StartTerms, "line" | "folder" | "preloaded" | "machineType">;
+/** With which line, and where it stands; or with which program, and the source's options. */
+export type StartWishes =
+  | ({ readonly way: "line" } & Pick<StartTerms, "line" | "folder" | "preloaded" | "machineType">)
+  | { readonly way: "as-source"; readonly program: readonly string[]; readonly folder: string };
 
 export function addStartFlags(command: Command): Command {
   return command
@@ -30,6 +33,12 @@ export function addStartFlags(command: Command): Command {
         "--start-like <pid>",
         "start QEMU as one that runs on this machine; with a program behind --, that",
       ).argParser(processId),
+    )
+    .addOption(
+      new Option(
+        "--start-as-source",
+        "start QEMU with the options that the source tells, of a host and network that you trust: they can name any file here; with the program behind -- (default: qemu-system-… of its architecture)",
+      ),
     )
     .addOption(
       new Option("--replace <old=new...>", "text to replace in the command line: a socket, a port, a file").argParser(
@@ -58,24 +67,26 @@ export function startWishes(
   flags: StartFlags & { readonly qmp?: string; readonly pid?: number },
   words: readonly string[],
 ): StartWishes | null {
-  const ways = [flags.qmp, flags.start, flags.startLike].filter((way) => way !== undefined).length;
-  if (ways !== 1) command.error("error: name one QEMU: --qmp PATH, or --start or --start-like PID to start one");
+  const ways = [flags.qmp, flags.start, flags.startLike, flags.startAsSource].filter((way) => way !== undefined).length;
+  if (ways !== 1)
+    command.error("error: name one QEMU: --qmp PATH, or --start, --start-like PID or --start-as-source to start one");
   if (flags.qmp !== undefined) {
     if (words.length === 0 && flags.replace === undefined && flags.log === undefined) return null;
     command.error("error: a command line, --replace and --log are for a QEMU that is started");
   }
   if (flags.pid !== undefined)
     command.error("error: --pid is of a QEMU that runs already; to start one like it: --start-like");
+  if (flags.startAsSource) return { way: "as-source", program: words, folder: process.cwd() };
   if (flags.startLike !== undefined) return likeRunning(flags.startLike, words);
   if (words.length === 0) command.error("error: --start needs QEMU's command line behind --");
-  return { line: splitCommandLine(words), folder: process.cwd(), preloaded: false, machineType: null };
+  return { way: "line", line: splitCommandLine(words), folder: process.cwd(), preloaded: false, machineType: null };
 }
 
 function likeRunning(pid: number, program: readonly string[]): StartWishes {
   const { words, folder, preloaded } = readRunningLine(pid);
   const { program: own, options } = splitCommandLine(words);
   const line: QemuLine = { program: program.length === 0 ? own : program, options };
-  return { line, folder, preloaded, machineType: null };
+  return { way: "line", line, folder, preloaded, machineType: null };
 }
 
 /** The RAM files of a QEMU that stands in a folder of its own. */

@@ -17,7 +17,13 @@ export { type RestoreJob, restoreVm } from "./drive/restore-vm.js";
 export { type GuestKeeper, type SaveJob, saveVm } from "./drive/save-vm.js";
 export { type MigrateQemuJob, migrateQemu } from "./live/migrate-qemu.js";
 export { type ReceiveQemuJob, receiveQemu } from "./live/receive-qemu.js";
-export { type ReceiveStartedJob, receiveIntoStarted, type StartedResult } from "./live/receive-started.js";
+export {
+  type ReceiveAsSourceJob,
+  type ReceiveStartedJob,
+  receiveAsSource,
+  receiveIntoStarted,
+  type StartedResult,
+} from "./live/receive-started.js";
 export type { SharedBlock, SharedRam } from "./live/shared-ram.js";
 export { type SnapshotQemuJob, snapshotQemu } from "./live/snapshot-qemu.js";
 export { QmpClient, type QmpEvent } from "./qmp-client.js";

@@ -94,6 +94,41 @@ describe("a QEMU that is started for a live guest", () => {
     await assertMoved(receiving);
   });
 
+  for (const version of ["7.2", "11.1"] as const) {
+    it(`is as the source's of 7.2 says, of version ${version}, when it has come`, async () => {
+      first = await vms.start("7.2", { machine: "pc" }); // which is another machine to an 11.1
+      await waitForSweep(first.ram, 1);
+      const receiving = incoming("--start-as-source", ...own(), "--", ...program(version));
+      await receiving.waitFor(({ event }) => event === "listening");
+      assert.ok(!existsSync(vms.path("log")), "it was started before the source had said anything");
+      const { stderr } = await assertMoved(receiving);
+      assert.match(stderr, /the machine pc is called pc-i440fx-7\.2/);
+    });
+  }
+
+  it("is not started as the source says where that would take something away, and the guest goes on", async () => {
+    first = await vms.start("7.2");
+    await waitForSweep(first.ram, 1);
+    const serial = ["--replace", `${first.serial}=${vms.path("new.serial")}`];
+    const ram = ["--ram", `pc.ram=${vms.path("new.ram")}`, "--log", vms.path("log")];
+    for (const [flags, code, says] of [
+      [[...ram, ...serial], "SOCKET_IN_USE", /qmp\.0/],
+      [["--log", vms.path("log")], "RAM_BLOCK_MISSING", /"pc\.ram".*--ram pc\.ram=PATH/],
+      [[...own(), "--", "/no/qemu-system-x86_64"], "QEMU_NOT_STARTED", /ENOENT/],
+      [[...own(), "--", ...program("7.2"), "-device", "virtio-rng-pci"], "DEVICE_MISMATCH", /1af4:1005/],
+    ] as const) {
+      const receiving = incoming("--start-as-source", ...flags);
+      await receiving.waitFor(({ event }) => event === "listening");
+      const sent = await vms.migrate(first, []).outcome;
+      const { status, last, stderr } = await receiving.outcome;
+      assert.deepEqual([status, last.code], [1, code], `${last.message}; ${stderr}`);
+      assert.match(last.message ?? "", says);
+      assert.equal(sent.last.code, "PEER_REFUSED", sent.last.message);
+      assert.ok(!existsSync(vms.path("new.ram")) && !existsSync(vms.path("log")), "files are left");
+      assert.equal(await first.qemu.runState(), "running");
+    }
+  });
+
   it("is ended where no guest comes, and its RAM file goes with it", async () => {
     first = await vms.start("11.1");
     const receiving = incoming("--start-like", String(first.qemu.pid), ...own());

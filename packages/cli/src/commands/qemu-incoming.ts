@@ -5,7 +5,7 @@
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Address } from "@multifd/channel";
-import { type ReceiveQemuJob, receiveIntoStarted, receiveQemu } from "@multifd/peer-qemu";
+import { type ReceiveQemuJob, receiveAsSource, receiveIntoStarted, receiveQemu } from "@multifd/peer-qemu";
 import { type Command, Option } from "commander";
 import { addHandshakeTimeout, addSharedChannelFlags, type SharedChannelFlags } from "../channel-flags.js";
 import type { OutputFlags } from "../event-output.js";
@@ -39,6 +39,7 @@ Examples:
   multifd qemu incoming --qmp /run/new.qmp --listen tcp::4444 --channels 4 --compression zstd
 
   multifd qemu incoming --listen unix:/run/link --start-like 4711 --ram ram=/dev/shm/new --replace /run/vm.qmp=/run/new.qmp
+  multifd qemu incoming --listen tcp::4444 --start-as-source --ram ram=/dev/shm/vm --tls-creds /etc/pki/multifd
   multifd qemu incoming --listen tcp::4444 --start --ram ram=/dev/shm/vm -- qemu-system-x86_64 -m 4G ...`;
 
 export function addQemuIncomingCommand(group: Command, context: CommandContext): void {
@@ -99,18 +100,21 @@ function receive(flags: QemuIncomingFlags, watch: MigrationWatch) {
 function receiveStarted(flags: QemuIncomingFlags, wishes: StartWishes, watch: MigrationWatch) {
   return withPrivateFolder(async (folder) => {
     const log = resolve(flags.log ?? join(tmpdir(), `multifd-qemu-${process.pid}-${Date.now()}.log`));
-    const result = await receiveIntoStarted({
+    const job: Terms & Pick<ReceiveQemuJob, "meeting"> = {
       ...terms(flags, watch),
       meeting: { kind: "unix", path: join(folder, "channels") },
-      start: {
-        ...wishes,
-        ramFiles: absoluteRamFiles(flags),
-        replacements: flags.replace ?? new Map(),
-        privateFolder: folder,
-        log,
-        onChange: watch.note,
-      },
-    });
+    };
+    const start = {
+      ramFiles: absoluteRamFiles(flags),
+      replacements: flags.replace ?? new Map(),
+      privateFolder: folder,
+      log,
+      onChange: watch.note,
+    };
+    const result =
+      wishes.way === "as-source"
+        ? await receiveAsSource({ ...job, start: { ...start, ...wishes } })
+        : await receiveIntoStarted({ ...job, start: { ...start, ...wishes } });
     watch.note(`QEMU runs on as process ${result.qemuPid}, and writes to ${log}`);
     return result;
   });

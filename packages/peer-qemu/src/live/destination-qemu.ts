@@ -80,7 +80,7 @@ export class DestinationQemu implements DestinationGuest {
           `this QEMU shares no RAM block "${block.name}", it shares ${known}; give its memory backend the same id`,
         );
       }
-      if (own.block.lengthBytes === block.lengthBytes) return place(own);
+      if (own.block.lengthBytes === block.lengthBytes) return placeBlock(own);
       throw new ConfigError(
         "RAM_SIZE_MISMATCH",
         `RAM block "${block.name}" has ${block.lengthBytes} bytes at the source and ${own.block.lengthBytes} in this QEMU; start it with the same memory size`,
@@ -204,7 +204,8 @@ export class DestinationQemu implements DestinationGuest {
   }
 }
 
-function place({ block, descriptor, offsetBytes }: SharedBlock): RamPlacement {
+/** Where the pages of a shared block go. */
+export function placeBlock({ block, descriptor, offsetBytes }: SharedBlock): RamPlacement {
   const huge = hugePageBytes(descriptor) !== 0;
   // A file on hugetlbfs cannot be asked for holes: it counts as written.
   const next = huge ? offsetBytes : seekData(descriptor, offsetBytes);

@@ -11,6 +11,7 @@ import { compareMachines } from "../drive/preflight.js";
 import type { QemuFacts } from "../drive/qemu-facts.js";
 import { toCount, toList, toObject, toText } from "../drive/qmp-answer.js";
 import type { QmpClient } from "../qmp-client.js";
+import { readRunningLine } from "../start/running-line.js";
 import type { SharedRam } from "./shared-ram.js";
 
 /** Its name as a device's state, at both ends. */
@@ -19,6 +20,7 @@ export const MACHINE_RECORD_BYTES_MAX = 2 ** 20;
 const WHAT = "the source's machine";
 const FORM = 1;
 const ENTRIES_MAX = 4096;
+const LINE_CHARACTERS_MAX = 2 ** 17;
 
 export type MachineRecord = {
   readonly form: number;
@@ -35,6 +37,10 @@ export type MachineRecord = {
   readonly pci: readonly string[];
   /** One line per drive: name and size. */
   readonly drives: readonly string[];
+  /** With what QEMU was started, for a destination that is to start one like it; empty where it cannot be told. */
+  readonly commandLine: readonly string[];
+  /** Whether it has the preload library. */
+  readonly preloaded: boolean;
 };
 
 /** Asks a QEMU for its record. */
@@ -50,7 +56,20 @@ export async function takeMachineRecord(qmp: QmpClient, facts: QemuFacts, ram: S
     processors: await queryProcessors(qmp),
     pci: await queryPci(qmp),
     drives: await queryDrives(qmp),
+    ...tellLine(ram.pid),
   };
+}
+
+/** No migration needs it: one that cannot be told is left out. */
+function tellLine(pid: number): Pick<MachineRecord, "commandLine" | "preloaded"> {
+  try {
+    const { words, preloaded } = readRunningLine(pid);
+    const characters = words.reduce((sum, word) => sum + word.length, 0);
+    if (words.length <= ENTRIES_MAX && characters <= LINE_CHARACTERS_MAX) return { commandLine: words, preloaded };
+  } catch {
+    // Another user's process, and we are not root.
+  }
+  return { commandLine: [], preloaded: false };
 }
 
 async function queryProcessors(qmp: QmpClient): Promise<readonly string[]> {
@@ -110,6 +129,8 @@ export function decodeMachineRecord(bytes: Uint8Array): MachineRecord {
       processors: lines("processors"),
       pci: lines("pci"),
       drives: lines("drives"),
+      commandLine: record["commandLine"] === undefined ? [] : lines("commandLine"),
+      preloaded: record["preloaded"] === true,
     };
   } catch (cause) {
     throw new ProtocolError(

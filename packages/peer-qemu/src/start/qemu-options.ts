@@ -54,9 +54,11 @@ export function joinOptions(options: readonly QemuOption[]): string[] {
   ]);
 }
 
-/** An option as it is written, for messages. */
+/** An option as it is written, for messages: it may have come over a network, to somebody's terminal. */
 export function showOption(option: QemuOption): string {
-  return joinOptions([option]).join(" ");
+  return joinOptions([option])
+    .join(" ")
+    .replace(/\p{Cc}/gu, "?");
 }
 
 /** A value's parts between commas; a doubled comma is one inside a part, and stays doubled. */
