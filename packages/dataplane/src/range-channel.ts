@@ -11,7 +11,15 @@
  * in between. The coordinator ends a blocked call by shutting the socket
  * down. Owns its range block; borrows the socket and all descriptors.
  */
-import { RANGES_MAX, RangeBlock, receiveBytes, receiveDescriptors, sendBytes, sendDescriptors } from "@multifd/native";
+import {
+  closeDescriptor,
+  RANGES_MAX,
+  RangeBlock,
+  receiveBytes,
+  receiveDescriptors,
+  sendBytes,
+  sendDescriptors,
+} from "@multifd/native";
 import { describeError } from "@multifd/protocol";
 import type { RangeAnswer, RangeBlockEntry, RangeChannelTask, RangeOrder, RangeValue } from "./range-messages.js";
 import { COUNTER } from "./shared-words.js";
@@ -79,11 +87,7 @@ class RangeChannel {
       case "receive-descriptors": {
         const bytes = new Uint8Array(order.bytes);
         const message = receiveDescriptors(this.#descriptor, bytes, order.descriptorsMax);
-        // Descriptors ride on the first byte; what of the message is still under way is plain bytes.
-        const rest =
-          message.bytes > 0 && message.bytes < bytes.length
-            ? receiveBytes(this.#descriptor, bytes.subarray(message.bytes))
-            : 0;
+        const rest = this.#receiveRest(message, bytes);
         this.#count(message.bytes + rest, 0);
         return { bytes: bytes.subarray(0, message.bytes + rest), descriptors: message.descriptors };
       }
@@ -93,6 +97,17 @@ class RangeChannel {
       case "receive-ranges":
         this.#move(order.pieces, !order.makeMissing, (work) => work.receive(), 0);
         return null;
+    }
+  }
+
+  /** Descriptors ride on the first byte; what of the message is still under way is plain bytes. @returns so many. */
+  #receiveRest({ bytes, descriptors }: ReturnType<typeof receiveDescriptors>, out: Uint8Array): number {
+    if (bytes === 0 || bytes === out.length) return 0;
+    try {
+      return receiveBytes(this.#descriptor, out.subarray(bytes));
+    } catch (error) {
+      for (const descriptor of descriptors) closeDescriptor(descriptor); // nobody will hear of them
+      throw error;
     }
   }
 

@@ -1,295 +1,241 @@
-/** RAM that comes as descriptors or on demand, towards a source of raw bytes. */
+/** RAM that comes as descriptors, towards a source of raw bytes. */
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
-import { Channel } from "@multifd/channel";
-import { receiveBytes, sendBytes, sendDescriptors, setSocketTimeout } from "@multifd/native";
 import { ERAS } from "@multifd/protocol";
 import type { CloudHypervisorDestinationJob } from "./destination-job.js";
-import {
-  destinationJob,
-  FixtureDestination,
-  MAPPINGS,
-  MemoryFile,
-  makeConfig,
-  makeSocketDir,
-  type Outcome,
-  STATE,
-  startDestination,
-  threads,
-} from "./fixture.js";
-import { COMPLETE, config, memory, OK, RawPeer, rangeTable, request, START, state } from "./fixture-raw.js";
+import { MAPPINGS, MemoryFile, makeConfig, type Outcome, STATE } from "./fixture.js";
+import { DescriptorPeer, descriptorsOf, slot32 } from "./fixture-descriptors.js";
+import { ABANDON, COMPLETE, config, memory, RawPeer, request, START, state } from "./fixture-raw.js";
+import { Receiving, STALL_MS, say } from "./fixture-receiving.js";
 
-const CONFIG = makeConfig();
+const CONFIG = config(makeConfig());
 
-/** A connection that can pass descriptors; answers are waited for with the thread blocked, which is why nothing long is sent. */
-class DescriptorPeer {
-  readonly #channel: Channel;
+/** A message of the local version; the file's descriptor rides on what follows the header. */
+type Step = { readonly name: string; readonly wire: Buffer; readonly file?: number };
 
-  constructor(channel: Channel) {
-    this.#channel = channel;
-    setSocketTimeout(channel.descriptor, 5000);
-  }
-
-  send(...parts: readonly Uint8Array[]): void {
-    sendBytes(this.#channel.descriptor, Buffer.concat(parts));
-  }
-
-  sendSlot(slot: Uint8Array, descriptors: readonly number[]): void {
-    this.send(request(7, slot.length));
-    sendDescriptors(this.#channel.descriptor, slot, descriptors);
-  }
-
-  /** The next answer's status, once the destination had time to give it. */
-  async status(): Promise<number | null> {
-    const { pollReadable } = await import("@multifd/native");
-    await pollReadable([this.#channel.descriptor], 5000);
-    const response = Buffer.alloc(16);
-    return receiveBytes(this.#channel.descriptor, response) < 16 ? null : response.readUInt16LE(0);
-  }
-
-  async say(...parts: readonly Uint8Array[]): Promise<void> {
-    this.send(...parts);
-    assert.equal(await this.status(), 1);
-  }
-
-  close(): void {
-    this.#channel.close();
-  }
+function memoryFd(file: number): Step {
+  const { slot } = MAPPINGS[file]!;
+  return { name: `slot ${slot}`, wire: Buffer.concat([request(7, 4), slot32(slot)]), file };
 }
 
-function slot32(slot: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(slot);
-  return bytes;
-}
+const steps: readonly Step[] = [
+  { name: "start", wire: START },
+  memoryFd(1),
+  memoryFd(0),
+  { name: "config", wire: CONFIG },
+  { name: "state", wire: state(STATE) },
+  { name: "complete", wire: COMPLETE },
+];
 
 describe("RAM by descriptor, towards raw bytes", () => {
-  const directory = makeSocketDir();
-  const socketPath = join(directory.path, "in.sock");
-  let guest: FixtureDestination;
-  let peer: DescriptorPeer;
+  const receiving = Receiving.inDescribe();
+  const peers: DescriptorPeer[] = [];
   let files: MemoryFile[];
-  let outcome: Promise<Outcome>;
   beforeEach(() => {
-    guest = new FixtureDestination();
     files = MAPPINGS.map(({ bytes }) => new MemoryFile(bytes));
   });
   afterEach(() => {
-    peer.close();
-    guest.close();
+    for (const peer of peers.splice(0)) peer.close();
     for (const file of files) file.close();
   });
-  after(async () => {
-    await threads.end();
-    directory.drop();
-  });
 
-  async function open(more: Partial<CloudHypervisorDestinationJob> = {}): Promise<void> {
-    ({ outcome } = await startDestination(destinationJob(guest, socketPath, more)));
-    peer = new DescriptorPeer(await Channel.connect({ kind: "unix", path: socketPath }, 5000));
-    await peer.say(START);
+  async function open(more: Partial<CloudHypervisorDestinationJob> = {}, at = receiving) {
+    const { outcome } = await at.start(more);
+    const peer = await DescriptorPeer.connect(at.socketPath);
+    peers.push(peer);
+    return { outcome, peer };
   }
 
-  async function sendFiles(width: 2 | 4 = 4): Promise<void> {
-    for (const [index, { slot }] of [...MAPPINGS.entries()].reverse()) {
-      peer.sendSlot(slot32(slot).subarray(0, width), [files[index]!.descriptor]);
-      assert.equal(await peer.status(), 1);
+  /** Sends a step, or so many bytes of it. */
+  function send(peer: DescriptorPeer, { wire, file }: Step, bytes = wire.length): void {
+    peer.write(wire.subarray(0, Math.min(16, bytes)));
+    if (bytes <= 16) return;
+    const payload = wire.subarray(16, bytes);
+    if (file === undefined) peer.write(payload);
+    else peer.sendPayload(payload, [files[file]!.descriptor]);
+  }
+
+  async function sayUpTo(peer: DescriptorPeer, count: number): Promise<void> {
+    for (const step of steps.slice(0, count)) {
+      send(peer, step);
+      assert.equal(await peer.status(), 1, step.name);
     }
   }
 
-  async function refused(): Promise<string> {
+  /** Answered Error; all descriptors that came have been closed. */
+  async function refused(peer: DescriptorPeer, outcome: Promise<Outcome>): Promise<string> {
     assert.equal(await peer.status(), 2);
     peer.close();
-    const result = await outcome;
-    assert.ok(!result.ok);
-    assert.equal(guest.calls.at(-1), "abandon");
-    return result.code;
+    const code = await receiving.refused(outcome);
+    assert.equal(descriptorsOf(files), files.length);
+    return code;
   }
 
-  it("takes slots in any order, answers each, and maps them by Config", async () => {
-    await open({ era: ERAS.v21 });
-    await sendFiles();
-    await peer.say(config(CONFIG));
-    await peer.say(state(STATE));
-    await peer.say(COMPLETE);
-    assert.deepEqual(await outcome, { ok: true, acknowledged: true });
-    assert.deepEqual(
-      guest.adopted.map(({ slot, block }) => [slot, block.lengthBytes]),
-      MAPPINGS.map(({ slot, bytes }) => [slot, bytes]),
-    );
-    assert.deepEqual(guest.calls, ["config", "adopt", "state", "commit resume"]);
-  });
+  for (const era of [ERAS.v21, ERAS.next]) {
+    it(`takes slots in whatever order, answers each, and maps them by Config, of ${era.name}`, async () => {
+      const { outcome, peer } = await open({ era });
+      await sayUpTo(peer, steps.length);
+      assert.deepEqual(await outcome, { ok: true, acknowledged: true });
+      assert.deepEqual(
+        receiving.guest.adopted.map(({ slot, block }) => [slot, block.lengthBytes]),
+        MAPPINGS.map(({ slot, bytes }) => [slot, bytes]),
+      );
+      assert.deepEqual(receiving.guest.calls, ["config", "adopt", "state", "commit resume"]);
+    });
+  }
 
   it("takes them behind Config with 16-bit slots where it is told to, and RAM over the stream as well", async () => {
-    await open({ lenientDescriptors: true });
-    await peer.say(config(CONFIG));
-    await sendFiles(2);
-    await peer.say(state(STATE));
-    await peer.say(COMPLETE);
-    assert.deepEqual(await outcome, { ok: true, acknowledged: true });
-    assert.equal(guest.adopted.length, MAPPINGS.length);
-    peer.close();
-    guest.close();
-    guest.calls.length = 0;
-    await open({ lenientDescriptors: true });
-    await peer.say(config(CONFIG));
-    await peer.say(memory([0, 4096, 7]));
-    await peer.say(state(STATE));
-    await peer.say(COMPLETE);
-    assert.deepEqual(await outcome, { ok: true, acknowledged: true });
-    assert.equal(guest.content()[0]![4095], 7);
-  });
-
-  it("refuses 16-bit slots, two descriptors, none, a slot twice, and closes what came", async () => {
-    const descriptor = () => files[0]!.descriptor;
-    const wrong: readonly (readonly [code: string, send: () => Promise<void>])[] = [
-      ["MEMORY_FD_LENGTH", async () => peer.sendSlot(slot32(0).subarray(0, 2), [descriptor()])],
-      ["MEMORY_FD_COUNT", async () => peer.sendSlot(slot32(0), [descriptor(), descriptor()])],
-      ["MEMORY_FD_COUNT", async () => peer.sendSlot(slot32(0), [])],
-      [
-        "MEMORY_FD_SLOT",
-        async () => {
-          peer.sendSlot(slot32(0), [descriptor()]);
-          assert.equal(await peer.status(), 1);
-          peer.sendSlot(slot32(0), [descriptor()]);
-        },
-      ],
-    ];
-    await open();
-    peer.close();
-    await outcome;
-    const before = readdirSync("/proc/self/fd").length;
-    for (const [code, send] of wrong) {
-      await open();
-      await send();
-      assert.equal(await refused(), code);
-      assert.equal(readdirSync("/proc/self/fd").length, before, code);
+    const first = await open({ lenientDescriptors: true });
+    await say(first.peer, START, CONFIG);
+    for (const [index, { slot }] of MAPPINGS.entries()) {
+      first.peer.sendSlot(slot32(slot).subarray(0, 2), [files[index]!.descriptor]);
+      assert.equal(await first.peer.status(), 1);
     }
+    await say(first.peer, state(STATE), COMPLETE);
+    assert.deepEqual(await first.outcome, { ok: true, acknowledged: true });
+    assert.equal(receiving.guest.adopted.length, MAPPINGS.length);
+    receiving.renew();
+    const second = await open({ lenientDescriptors: true });
+    await say(second.peer, START, CONFIG, memory([0, 4096, 7]), state(STATE), COMPLETE);
+    assert.deepEqual(await second.outcome, { ok: true, acknowledged: true });
+    assert.equal(receiving.guest.content()[0]![4095], 7);
   });
 
-  for (const [what, give] of [
-    ["a slot is missing", (to: DescriptorPeer, fds: readonly number[]) => to.sendSlot(slot32(0), [fds[0]!])],
+  const wrong: readonly (readonly [what: string, code: string, slots: readonly (readonly [Buffer, number])[]])[] = [
+    ["a 16-bit slot", "MEMORY_FD_LENGTH", [[slot32(0).subarray(0, 2), 1]]],
+    ["two descriptors at once", "MEMORY_FD_COUNT", [[slot32(0), 2]]],
+    ["no descriptor", "MEMORY_FD_COUNT", [[slot32(0), 0]]],
     [
-      "a slot is not the configuration's",
-      (to: DescriptorPeer, fds: readonly number[]) => to.sendSlot(slot32(9), [fds[0]!]),
+      "a slot twice",
+      "MEMORY_FD_SLOT",
+      [
+        [slot32(0), 1],
+        [slot32(0), 1],
+      ],
     ],
+  ];
+  for (const [what, code, slots] of wrong) {
+    it(`answers ${what} with Error, and closes what came`, async () => {
+      const { outcome, peer } = await open();
+      await say(peer, START);
+      for (const [index, [slot, count]] of slots.entries()) {
+        peer.sendSlot(
+          slot,
+          Array.from({ length: count }, () => files[0]!.descriptor),
+        );
+        if (index < slots.length - 1) assert.equal(await peer.status(), 1);
+      }
+      assert.equal(await refused(peer, outcome), code);
+    });
+  }
+
+  for (const [what, slot] of [
+    ["a slot is missing", 0],
+    ["a slot is not the configuration's", 9],
   ] as const) {
     it(`answers State with Error when ${what}`, async () => {
-      await open();
-      give(
-        peer,
-        files.map((file) => file.descriptor),
-      );
+      const { outcome, peer } = await open();
+      await say(peer, START);
+      peer.sendSlot(slot32(slot), [files[0]!.descriptor]);
       assert.equal(await peer.status(), 1);
-      await peer.say(config(CONFIG));
-      peer.send(state(STATE));
-      assert.equal(await refused(), "MEMORY_FD_SLOT");
+      await say(peer, CONFIG);
+      peer.write(state(STATE));
+      assert.equal(await refused(peer, outcome), "MEMORY_FD_SLOT");
     });
   }
 
-  it("refuses a file that is shorter than its mapping, and memory behind descriptors", async () => {
+  it("refuses a file that is shorter than its mapping", async () => {
     files[0]!.close();
     files[0] = new MemoryFile(4096);
-    await open();
-    await sendFiles();
-    await peer.say(config(CONFIG));
-    peer.send(state(STATE));
-    assert.equal(await refused(), "MEMORY_FD_SIZE");
-    await open();
-    await sendFiles();
-    await peer.say(config(CONFIG));
-    peer.send(memory([0, 4096, 1]));
-    assert.equal(await refused(), "COMMAND_OUT_OF_ORDER");
-  });
-});
-
-describe("RAM on demand, towards a source of raw bytes", () => {
-  const directory = makeSocketDir();
-  const socketPath = join(directory.path, "in.sock");
-  let guest: FixtureDestination;
-  beforeEach(() => {
-    guest = new FixtureDestination();
-  });
-  afterEach(() => guest.close());
-  after(async () => {
-    await threads.end();
-    directory.drop();
-  });
-
-  async function open(more: Partial<CloudHypervisorDestinationJob> = {}) {
-    const { outcome } = await startDestination(destinationJob(guest, socketPath, { memory: "on-demand", ...more }));
-    const peer = await RawPeer.connect(socketPath);
-    for (const message of [START, config(CONFIG)]) {
-      peer.write(message);
-      assert.equal(await peer.status(), 1);
-    }
-    return { peer, outcome };
-  }
-
-  async function openFaults() {
-    const { peer, outcome } = await open();
-    const faults = await RawPeer.connect(socketPath);
-    faults.write(Buffer.from("0200", "hex"));
+    const { outcome, peer } = await open();
+    await sayUpTo(peer, 4);
     peer.write(state(STATE));
-    assert.equal(await peer.status(), 1);
-    peer.write(COMPLETE);
-    return { peer, faults, outcome };
-  }
-
-  it("asks for every page once, byte for byte as the protocol has it, and answers Complete when all are in", async () => {
-    const { peer, faults, outcome } = await openFaults();
-    let asked = 0;
-    for (;;) {
-      const fault = await faults.take(32);
-      if (fault.length === 0) break;
-      assert.equal(fault.subarray(0, 16).toString("hex"), "09000000000000001000000000000000");
-      const length = Number(fault.readBigUInt64LE(24));
-      asked += length;
-      const answer = Buffer.from(OK);
-      answer.writeBigUInt64LE(BigInt(length), 8);
-      faults.write(answer, Buffer.alloc(length, 0x5a));
-    }
-    assert.equal(
-      asked,
-      MAPPINGS.reduce((sum, { bytes }) => sum + bytes, 0),
-    );
-    faults.end();
-    assert.equal(await peer.status(), 1);
-    assert.deepEqual(await outcome, { ok: true, acknowledged: true });
-    for (const content of guest.content()) assert.ok(content.every((byte) => byte === 0x5a));
+    assert.equal(await refused(peer, outcome), "MEMORY_FD_SIZE");
   });
 
-  for (const [what, answer, code] of [
-    ["Error", Buffer.from("02000000000000000000000000000000", "hex"), "PEER_REFUSED"],
-    ["fewer bytes", Buffer.from("01000000000000000010000000000000", "hex"), "PAGE_FAULT_ANSWER"],
-    ["nothing, and closes", Buffer.alloc(0), "CHANNEL_CUT"],
-  ] as const) {
-    it(`gives everything back when a fault is answered with ${what}`, async () => {
-      const { peer, faults, outcome } = await openFaults();
-      await faults.take(32);
-      faults.write(answer);
-      if (answer.length === 0) faults.end();
-      if (code !== "CHANNEL_CUT") assert.equal(await peer.status(), 2);
+  for (const where of ["the main channel", "an additional channel"] as const) {
+    it(`refuses memory on ${where} behind descriptors, and places no RAM for it`, async () => {
+      const { outcome, peer } = await open();
+      await sayUpTo(peer, 4);
+      const other = where === "the main channel" ? peer : await RawPeer.connect(receiving.socketPath);
+      if (other instanceof RawPeer) other.write(Buffer.from("0100", "hex"));
+      other.write(memory([0, 4096, 1]));
+      assert.equal(await other.status(), 2);
+      if (other instanceof RawPeer) other.close();
       peer.close();
-      const result = await outcome;
-      assert.equal(!result.ok && result.code, code);
-      assert.equal(guest.calls.at(-1), "abandon");
+      assert.equal(await receiving.refused(outcome), "COMMAND_OUT_OF_ORDER");
+      assert.ok(!receiving.guest.calls.includes("place"));
+      assert.equal(descriptorsOf(files), files.length);
     });
   }
 
-  it("answers Memory with Error, and State when no fault channel has come", async () => {
-    const first = await open();
-    first.peer.write(request(4, 16), rangeTable([0, 1]), Buffer.alloc(1));
-    assert.equal(await first.peer.status(), 2);
-    first.peer.close();
-    const refused = await first.outcome;
-    assert.equal(!refused.ok && refused.code, "COMMAND_OUT_OF_ORDER");
-    const second = await open({ handshakeTimeoutMs: 50 });
-    second.peer.write(state(STATE));
-    assert.equal(await second.peer.status(), 2);
-    second.peer.close();
-    const missing = await second.outcome;
-    assert.equal(!missing.ok && missing.code, "FAULT_CHANNEL_MISSING");
+  it("refuses descriptors behind memory, and where RAM is to come on demand", async () => {
+    const first = await open({ lenientDescriptors: true });
+    await say(first.peer, START, CONFIG, memory([0, 4096, 1]));
+    first.peer.sendSlot(slot32(0), [files[0]!.descriptor]);
+    assert.equal(await refused(first.peer, first.outcome), "COMMAND_OUT_OF_ORDER");
+    receiving.renew();
+    const second = await open({ memory: "on-demand" });
+    await say(second.peer, START);
+    second.peer.sendSlot(slot32(0), [files[0]!.descriptor]);
+    assert.equal(await refused(second.peer, second.outcome), "COMMAND_OUT_OF_ORDER");
   });
+
+  for (const [index, step] of steps.entries()) {
+    for (const cut of new Set([0, 1, 15, 16, 17, step.wire.length - 1])) {
+      if (cut >= step.wire.length) continue;
+      it(`gives everything back when the source closes after ${cut} bytes of ${step.name}`, async () => {
+        const { outcome, peer } = await open();
+        await sayUpTo(peer, index);
+        send(peer, step, cut);
+        peer.close();
+        assert.equal(await receiving.refused(outcome), "CHANNEL_CUT");
+        const adopted = receiving.guest.adopted.length;
+        assert.equal(descriptorsOf(files), files.length + adopted, "what was not adopted is closed");
+      });
+    }
+
+    it(`answers Error when it is cancelled before ${step.name}, and Abandon with Ok`, async () => {
+      const cancel = new AbortController();
+      const { outcome, peer } = await open({ signal: cancel.signal });
+      // An answer proves that a request has been read: before the first, only the connection is known.
+      await sayUpTo(peer, Math.max(index, 1));
+      cancel.abort();
+      assert.equal(await peer.status(), 2);
+      await say(peer, ABANDON);
+      assert.equal(await receiving.refused(outcome), "CANCELLED");
+    });
+  }
+
+  it("does not wait for ever for a source that falls silent before or inside each message", async () => {
+    const silent = steps.flatMap((step, index) => [0, 16, step.wire.length - 1].map((cut) => ({ step, index, cut })));
+    const codes = silent.map(async ({ step, index, cut }) => {
+      if (cut >= step.wire.length) cut = 1;
+      const other = receiving.beside();
+      const { outcome, peer } = await open({ stallTimeoutMs: STALL_MS }, other);
+      await sayUpTo(peer, index);
+      send(peer, step, cut);
+      return other.refused(outcome);
+    });
+    assert.deepEqual(
+      await Promise.all(codes),
+      silent.map(() => "STALLED"),
+    );
+  }).timeout(120_000);
+
+  for (const [failing, answered] of [
+    ["config", 3],
+    ["adopt", 4],
+    ["state", 4],
+    ["commit resume", 5],
+  ] as const) {
+    it(`answers Error when the guest fails at ${failing}, and Abandon with Ok`, async () => {
+      receiving.guest.failAt = failing;
+      const { outcome, peer } = await open();
+      await sayUpTo(peer, answered);
+      send(peer, steps[answered]!);
+      assert.equal(await peer.status(), 2);
+      await say(peer, ABANDON);
+      assert.equal(await receiving.refused(outcome), "TEST_REFUSAL");
+    });
+  }
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { ERAS, type EraName } from "@multifd/protocol";
+import { ERAS } from "@multifd/protocol";
 import type { CloudHypervisorDestinationJob } from "./destination-job.js";
 import {
   destinationJob,
@@ -63,63 +63,6 @@ describe("destination of Cloud Hypervisor's protocol, towards raw bytes", () => 
     configured: [START, config(CONFIG)],
     "state-received": [START, config(CONFIG), state(STATE)],
   } as const;
-  const commands = new Map<string, Buffer>([
-    ["invalid", request(0, 0)],
-    ["start", START],
-    ["config", config(CONFIG)],
-    ["state", state(STATE)],
-    ["memory", memory([0, PAGE, 1])],
-    ["complete", COMPLETE],
-    ["completePaused", request(8, 0)],
-    ["pageFault", Buffer.concat([request(9, 16), rangeTable([0, PAGE])])],
-    ["number 10", request(10, 0)],
-    ["number 65535", request(65535, 0)],
-  ]);
-  const legal: Readonly<Record<string, readonly string[]>> = {
-    established: ["start"],
-    started: ["config"],
-    configured: ["memory", "state"],
-    "state-received": ["complete", "completePaused"],
-  };
-  for (const era of ["v21", "next"] as const satisfies readonly EraName[]) {
-    for (const [name, prefix] of Object.entries(prefixes)) {
-      for (const [command, wire] of commands) {
-        const known = era === "next" || command !== "completePaused";
-        if (legal[name]!.includes(command) && known) {
-          it(`${era}, ${name}: takes ${command}`, async () => {
-            const { peer, outcome } = await open({ era: ERAS[era] });
-            await say(peer, ...prefix, wire);
-            peer.close();
-            if (name === "state-received") assert.deepEqual(await outcome, { ok: true, acknowledged: true });
-            else assert.equal(await refused(outcome), "CHANNEL_CUT");
-          });
-          continue;
-        }
-        it(`${era}, ${name}: answers ${command} with Error, and Abandon with Ok`, async () => {
-          const { peer, outcome } = await open({ era: ERAS[era] });
-          await say(peer, ...prefix);
-          peer.write(wire);
-          assert.equal(await peer.status(), 2);
-          const knownLength = command !== "memory"; // the bytes behind its table hide what comes next
-          if (knownLength) {
-            peer.write(ABANDON);
-            assert.equal(await peer.status(), 1);
-          }
-          peer.end();
-          assert.match(await refused(outcome), /^COMMAND_(OUT_OF_ORDER|UNKNOWN)$/);
-          assert.equal((await peer.rest()).length, 0);
-        });
-      }
-
-      it(`${era}, ${name}: takes Abandon for the end`, async () => {
-        const { peer, outcome } = await open({ era: ERAS[era] });
-        await say(peer, ...prefix, ABANDON);
-        assert.equal(await refused(outcome), "ABANDONED");
-        assert.equal((await peer.rest()).length, 0);
-      });
-    }
-  }
-
   it("applies ranges in order: repeated, overlapping, unsorted, empty, across commands, and at the seams of RAM", async () => {
     const { peer, outcome } = await open();
     await say(

@@ -91,6 +91,8 @@ class DestinationMigration {
   #main: RangeThread | null = null;
   #map: MemoryMap | null = null;
   #ram: IncomingRam | null = null;
+  /** RAM that is being placed, or has been: several channels may want it at once. */
+  #placing: Promise<IncomingRam> | null = null;
   #state: ReceiverState = "established";
   /** Memory commands under way on additional channels. */
   #busy = 0;
@@ -169,7 +171,7 @@ class DestinationMigration {
           break;
         case "memory":
           this.#rounds++;
-          await this.#failure.race(this.#takeMemory(main, request.payloadBytes));
+          await this.#failure.race(this.#takeMemory(main, await this.#ramOfStream(), request.payloadBytes));
           break;
         case "state":
           await this.#takeState(main, request);
@@ -245,6 +247,11 @@ class DestinationMigration {
 
   async #takeDescriptor(main: RangeThread, payloadBytes: number): Promise<void> {
     this.#descriptors.checkLength(payloadBytes);
+    if (this.#placing !== null || this.#job.memory === "on-demand")
+      throw new ProtocolError(
+        "COMMAND_OUT_OF_ORDER",
+        "a descriptor came, but RAM comes over the stream or on demand already; set the same memory mode on both sides",
+      );
     this.#unreadBytes = 0;
     await this.#descriptors.take(main, payloadBytes);
   }
@@ -259,8 +266,12 @@ class DestinationMigration {
   }
 
   /** The RAM that bytes go into; made with Config, or later where descriptors may still come instead. */
-  async #placeRam(): Promise<IncomingRam> {
-    if (this.#ram !== null) return this.#ram;
+  #placeRam(): Promise<IncomingRam> {
+    this.#placing ??= this.#place();
+    return this.#placing;
+  }
+
+  async #place(): Promise<IncomingRam> {
     const map = this.#map!;
     const placements = await this.#job.guest.placeRam(map.blocks.map(({ block }) => block));
     this.#failure.check();
@@ -271,7 +282,8 @@ class DestinationMigration {
     return this.#ram;
   }
 
-  async #takeMemory(thread: RangeThread, payloadBytes: number): Promise<void> {
+  /** The RAM that a Memory command goes into. */
+  async #ramOfStream(): Promise<IncomingRam> {
     if (this.#descriptors.count > 0)
       throw new ProtocolError("COMMAND_OUT_OF_ORDER", "memory came, and descriptors before it; RAM is here already");
     if (this.#job.memory === "on-demand")
@@ -279,7 +291,10 @@ class DestinationMigration {
         "COMMAND_OUT_OF_ORDER",
         "memory came, but RAM was to come on demand; set the same memory mode on both sides",
       );
-    const ram = await this.#placeRam();
+    return this.#placeRam();
+  }
+
+  async #takeMemory(thread: RangeThread, ram: IncomingRam, payloadBytes: number): Promise<void> {
     ram.checkTableBytes(payloadBytes);
     if (thread === this.#main) this.#unreadBytes = Number.POSITIVE_INFINITY; // what follows the table has no length of its own
     await ram.receive(thread, payloadBytes);
@@ -398,7 +413,7 @@ class DestinationMigration {
 
   /** Takes Memory commands until the channel ends between two of them. @param begun  The first bytes of the first. */
   async #followMemory(thread: RangeThread, begun: Uint8Array | null): Promise<void> {
-    (await this.#placeRam()).useBlocks(thread);
+    let ram: IncomingRam | null = null;
     for (let start = begun; ; start = null) {
       const rest = await receiveOrEnd(thread, REQUEST_BYTES - (start?.length ?? 0), "a request");
       if (rest === null) return start === null ? this.#retire(thread) : this.#cutBegun(thread);
@@ -408,7 +423,11 @@ class DestinationMigration {
       if (this.#memoryOver.signal.aborted)
         throw new ProtocolError("COMMAND_OUT_OF_ORDER", `${thread.name}: memory came behind state`);
       this.#busy++;
-      await this.#takeMemory(thread, payloadBytes);
+      if (ram === null) {
+        ram = await this.#ramOfStream();
+        ram.useBlocks(thread);
+      }
+      await this.#takeMemory(thread, ram, payloadBytes);
       this.#busy--; // before the answer: the source may say State as soon as it has it
       await thread.send(encodeResponse("ok"));
     }
