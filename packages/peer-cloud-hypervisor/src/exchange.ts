@@ -6,10 +6,12 @@
  * away: at the beginning of a message that may be in order, inside it never is.
  */
 import type { RangeThread } from "@multifd/engine";
+import { sendBytes } from "@multifd/native";
 import {
   ChannelError,
   type CommandName,
   encodeRequest,
+  encodeResponse,
   type MemoryRangeTable,
   placeError,
   RESPONSE_BYTES,
@@ -117,5 +119,14 @@ function takeAnswer(thread: RangeThread, command: CommandName, word: Uint8Array)
     takeResponse(word, false);
   } catch (error) {
     throw placeError(error, `${thread.name}, ${command}`);
+  }
+}
+
+/** Answers Error at once, from this thread: the channel's own may be blocked, and so few bytes always find room. */
+export function sayError(thread: RangeThread): void {
+  try {
+    if (thread.channel !== null) sendBytes(thread.channel.descriptor, encodeResponse("error"));
+  } catch (error) {
+    if (!(placeError(error, thread.name) instanceof ChannelError)) throw error;
   }
 }

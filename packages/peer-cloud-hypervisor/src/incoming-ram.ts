@@ -8,7 +8,6 @@
 import { PlacedRam, type RamPlacement, type RangeThread } from "@multifd/engine";
 import { punchFile } from "@multifd/native";
 import {
-  ChannelError,
   checkRangeTableLength,
   encodeRequest,
   MemoryRangeTable,
@@ -149,9 +148,4 @@ function* inParts(table: MemoryRangeTable): Generator<MemoryRangeTable> {
     }
   }
   if (part.count > 0) yield part;
-}
-
-/** @throws {ChannelError} ABANDONED. */
-export function abandonedBySource(): ChannelError {
-  return new ChannelError("ABANDONED", "the source cancelled the migration; its guest goes on there");
 }

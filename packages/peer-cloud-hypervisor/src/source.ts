@@ -10,53 +10,36 @@
  *   Start, fds, Config   │                                │ pause            │ State │ Complete
  *   Start, Config, pause │ fault channel, served from now on until it closes │ State │ Complete
  *
- * Dirty pages are asked for before they are read, so a page written while it is
- * being sent comes again. The device snapshot may itself write guest RAM (vhost-user
- * devices drain then): what it wrote goes once more, to every era, since a
- * destination takes any number of Memory commands before State.
- *
  * Runs on the coordinator thread; owns the channels.
  * Source: Cloud Hypervisor 25.0 to 53.0, vmm/src/lib.rs, send_migration().
  */
 import { type Address, formatAddress } from "@multifd/channel";
-import { createCounters, sumCounters } from "@multifd/dataplane";
 import {
   Attempt,
   acknowledgementLost,
-  Convergence,
-  DirtyPages,
   type FirstFailure,
   type MigrationResult,
   type MigrationTotals,
   messageOf,
   ProgressMeter,
-  type RamFeed,
   type RangeThread,
-  RangeThreads,
   resumeAfter,
-  type SourceGuest,
   tellOutcome,
-  willNotConverge,
 } from "@multifd/engine";
 import { peekBytes } from "@multifd/native";
 import {
-  CHUNK_BYTES,
   ChannelError,
-  CONNECTIONS_MAX,
-  encodeConnectionRole,
   encodeRequest,
-  type MemoryRangeTable,
   MigrationError,
-  partitionRanges,
   placeError,
   RESPONSE_BYTES,
   readMemoryMappings,
 } from "@multifd/protocol";
-import { connectChannels } from "./connect.js";
-import { allocatedRam, dirtyRam, wholeRam } from "./dirty-tables.js";
-import { ask, awaitAnswer, receiveExact, sendMemory } from "./exchange.js";
+import { ask, awaitAnswer, receiveExact } from "./exchange.js";
 import { FaultService } from "./fault-service.js";
 import { MemoryMap, PAGE_BYTES } from "./memory-map.js";
+import { Precopy } from "./precopy.js";
+import { SourceChannels } from "./source-channels.js";
 import { type CloudHypervisorSourceJob, checkHandOver, checkSourceTerms, matchRam } from "./source-job.js";
 import { within } from "./within.js";
 
@@ -64,7 +47,6 @@ type Phase = "running" | "paused" | "handed-over" | "acknowledged";
 
 /** How long a polite end may take: a command under way, and the answer to Abandon. */
 const FAREWELL_MS = 1000;
-const MAIN = 0;
 
 /**
  * Runs one migration to its end; everything it opened is closed when it settles.
@@ -81,39 +63,39 @@ export function runCloudHypervisorSource(job: CloudHypervisorSourceJob): Promise
 class SourceMigration {
   readonly #job: CloudHypervisorSourceJob;
   readonly #map: MemoryMap;
-  readonly #ram: SourceGuest["ram"];
   readonly #attempt: Attempt;
   readonly #failure: FirstFailure;
-  readonly #counters = createCounters(CONNECTIONS_MAX + 2);
-  readonly #threads: RangeThreads;
+  readonly #channels: SourceChannels;
+  readonly #precopy: Precopy;
   readonly #meter: ProgressMeter;
-  readonly #dirty: DirtyPages;
-  /** Main channel first. */
-  readonly #open: RangeThread[] = [];
   #faults: FaultService | null = null;
   #phase: Phase = "running";
-  /** The command under way on the main channel; what is done on it next must wait for this. */
-  #exchange: Promise<unknown> = Promise.resolve();
-  #rounds = 0;
   #pausedMs: number | null = null;
   #downtimeMs: number | null = null;
-  #expectedDowntimeMs = 0;
 
   constructor(job: CloudHypervisorSourceJob) {
     this.#job = job;
     this.#map = new MemoryMap(job.source.mappings ?? readMemoryMappings(job.source.config));
     checkSourceTerms(job, this.#map);
-    this.#ram = matchRam(job.source, this.#map);
+    const ram = matchRam(job.source, this.#map);
     this.#attempt = new Attempt({
       step: "connecting",
       signal: job.signal,
       tooLate: () => this.#phase === "handed-over" || this.#phase === "acknowledged",
-      sign: () => this.#totals().wireBytes + (job.source.guest.feed?.signs ?? 0),
+      sign: () => this.#channels.sent.wireBytes + (job.source.guest.feed?.signs ?? 0),
     });
     this.#failure = this.#attempt.failure;
-    this.#dirty = new DirtyPages(job.source.guest, this.#ram, this.#failure);
-    this.#threads = job.threads ?? new RangeThreads(job.channels === 1 ? 1 : job.channels + 1);
     this.#meter = new ProgressMeter(job.onEvent, () => this.#totals(), PAGE_BYTES);
+    this.#channels = new SourceChannels(job, this.#map, ram, this.#attempt);
+    this.#precopy = new Precopy({
+      job,
+      map: this.#map,
+      ram,
+      channels: this.#channels,
+      attempt: this.#attempt,
+      meter: this.#meter,
+      pause: (dirtyPages, expectedDowntimeMs) => this.#pause(dirtyPages, expectedDowntimeMs),
+    });
   }
 
   run(): Promise<MigrationResult> {
@@ -130,31 +112,30 @@ class SourceMigration {
 
   async #migrate(): Promise<void> {
     const { source, memory, handOver, onEvent, address, channels } = this.#job;
-    await this.#connect(1, null);
-    const main = this.#open[MAIN]!;
+    const main = await this.#channels.connectMain();
     onEvent({ event: "connected", peer: peerName(address), channels });
-    await this.#say("start", ask(main, "start"));
-    if (memory === "descriptors") await this.#passDescriptors(main);
-    await this.#say("config", ask(main, "config", source.config));
-    this.#useBlocks(main);
+    await this.#channels.say("start", ask(main, "start"));
+    if (memory === "descriptors") await this.#channels.passDescriptors(main);
+    await this.#channels.say("config", ask(main, "config", source.config));
+    this.#channels.useBlocks(main);
     this.#meter.start();
     switch (memory) {
       case "stream":
-        await this.#connect(channels > 1 ? channels : 0, "memory");
-        await this.#precopy();
+        await this.#channels.connectMore(channels > 1 ? channels : 0, "memory");
+        await this.#precopy.run();
         break;
       case "descriptors":
-        await this.#pause(0);
+        await this.#pause(0, 0);
         break;
       case "on-demand":
-        await this.#pause(0);
+        await this.#pause(0, 0);
         await this.#serveFaults();
         break;
     }
     this.#attempt.step = "taking the device snapshot";
     const state = await this.#failure.race(source.snapshot());
-    if (memory === "stream") await this.#passAfterSnapshot();
-    await this.#say("state", ask(main, "state", state));
+    if (memory === "stream") await this.#precopy.passAfterSnapshot();
+    await this.#channels.say("state", ask(main, "state", state));
     this.#attempt.step = "waiting to hand the guest over";
     const how = typeof handOver === "string" ? handOver : await this.#failure.race(handOver());
     checkHandOver(this.#job.era, how);
@@ -163,150 +144,13 @@ class SourceMigration {
     await this.#faults?.ended;
   }
 
-  /** Opens channels, each introduced as its era wants; the first of all is the main channel. */
-  async #connect(count: number, role: "memory" | "fault" | null): Promise<void> {
-    const { era } = this.#job;
-    if (count === 0) return;
-    const opened = await this.#failure.race(connectChannels(this.#job, count, this.#attempt.signal));
-    for (const channel of opened) {
-      const thread = this.#threads.take();
-      const number = this.#open.length;
-      thread.attach(channel, number === MAIN ? "main channel" : `channel ${number - 1}`, this.#counters, number);
-      this.#open.push(thread);
-      if (role === null) continue;
-      this.#useBlocks(thread);
-      if (era.connections === "with-role") await this.#failure.race(thread.send(encodeConnectionRole(role)));
-    }
-  }
-
-  #useBlocks(thread: RangeThread): void {
-    thread.useBlocks(
-      this.#ram.map(({ block, descriptor, offsetBytes }) => ({
-        lengthBytes: block.lengthBytes,
-        file: descriptor,
-        fileOffsetBytes: offsetBytes,
-        address: 0,
-        fresh: -1,
-      })),
-    );
-  }
-
-  async #passDescriptors(main: RangeThread): Promise<void> {
-    for (const [index, { slot }] of this.#map.blocks.entries()) {
-      const bytes = new Uint8Array(4);
-      new DataView(bytes.buffer).setUint32(0, slot!, true);
-      const exchange = async () => {
-        const sent = main.send(encodeRequest("memoryFd", bytes.length));
-        sent.catch(() => {}); // the answer tells, or its absence
-        await main.sendDescriptor(bytes, this.#ram[index]!.descriptor);
-        await awaitAnswer(main, "memoryFd");
-      };
-      await this.#say("memoryFd", exchange());
-    }
-  }
-
-  /** Passes over RAM while the guest runs, pauses it, and sends what is left. */
-  async #precopy(): Promise<void> {
-    const { guest } = this.#job.source;
-    const { tracker } = guest;
-    await this.#dirty.track();
-    if (guest.feed !== undefined) return this.#passOn(guest.feed);
-    this.#dirty.fill();
-    const first = this.#job.era.sparseFirstPass ? allocatedRam(this.#map, this.#ram) : wholeRam(this.#map);
-    if (tracker === null) {
-      await this.#sendPass(first, "running"); // nobody writes this RAM any more, so there is nobody to pause
-      return;
-    }
-    await this.#converge(first);
-    await this.#pauseAndHarvest();
-    await this.#sendDirty("paused");
-  }
-
-  /** Sends what a feed brings, pass by pass, and pauses the guest when it brings no more. */
-  async #passOn(feed: RamFeed): Promise<void> {
-    while (await this.#failure.race(feed.more())) {
-      this.#dirty.harvest();
-      await this.#sendDirty("running");
-      feed.sent();
-      this.#attempt.step = "waiting for RAM to send";
-    }
-    await this.#pauseAndHarvest();
-    await this.#sendDirty("paused");
-  }
-
-  async #converge(first: MemoryRangeTable): Promise<void> {
-    const { era, downtimeLimitMs, atRoundLimit, roundsMax } = this.#job;
-    const fixed = era.passes.kind === "at-most" ? era.passes.passes + 1 : null;
-    const convergence = new Convergence({ downtimeLimitMs, roundsMax: fixed ?? roundsMax, atRoundLimit });
-    for (let table = first; ; table = dirtyRam(this.#map, this.#dirty.bitmaps)) {
-      const before = this.#totals().normalPages;
-      const startedMs = performance.now();
-      await this.#sendPass(table, "running");
-      const elapsedMs = performance.now() - startedMs;
-      await this.#dirty.harvestRunning();
-      const dirtyPages = this.#dirty.count;
-      const normalBytes = (this.#totals().normalPages - before) * PAGE_BYTES;
-      const verdict = convergence.judge({ normalBytes, elapsedMs }, dirtyPages * PAGE_BYTES);
-      this.#meter.expect(verdict.expectedDowntimeMs);
-      const isEnough = fixed === null ? verdict.kind !== "another-round" : dirtyPages === 0 || this.#rounds === fixed;
-      if (!isEnough) continue;
-      if (fixed === null && verdict.kind === "will-not-converge")
-        throw willNotConverge(downtimeLimitMs, verdict.expectedDowntimeMs, this.#rounds);
-      this.#expectedDowntimeMs = verdict.expectedDowntimeMs;
-      return;
-    }
-  }
-
-  async #pauseAndHarvest(): Promise<void> {
-    await this.#pause(this.#dirty.count);
-    this.#dirty.harvest();
-  }
-
-  async #passAfterSnapshot(): Promise<void> {
-    if (this.#job.source.guest.tracker === null) return;
-    this.#dirty.harvest();
-    await this.#sendDirty("paused", "on-main");
-  }
-
-  async #sendDirty(guest: "running" | "paused", where: "any" | "on-main" = "any"): Promise<void> {
-    const table = dirtyRam(this.#map, this.#dirty.bitmaps);
-    if (table.count > 0) await this.#sendPass(table, guest, where);
-  }
-
-  /** Sends a table on the main channel, or in chunks on whatever additional channel is free; all of it is answered then. */
-  async #sendPass(
-    table: MemoryRangeTable,
-    guest: "running" | "paused",
-    where: "any" | "on-main" = "any",
-  ): Promise<void> {
-    const { onEvent, maxBandwidth, source } = this.#job;
-    this.#dirty.clear();
-    const dirtyBytes = Number(table.totalBytes());
-    const round = ++this.#rounds;
-    this.#attempt.step = `sending round ${round}${guest === "paused" ? ", paused" : ""}`;
-    onEvent({ event: "round", round, dirtyPages: dirtyBytes / PAGE_BYTES, dirtyBytes });
-    this.#meter.round(dirtyBytes / PAGE_BYTES);
-    const paced = guest === "running" || source.guest.tracker === null ? maxBandwidth : 0;
-    const channels = this.#open.slice(MAIN + 1);
-    if (channels.length === 0 || where === "on-main") {
-      await this.#say("memory", sendMemory(this.#open[MAIN]!, this.#map, table, paced));
-      return;
-    }
-    const chunks = partitionRanges(table, CHUNK_BYTES);
-    const send = async (thread: RangeThread) => {
-      for (const chunk of chunks) await sendMemory(thread, this.#map, chunk, paced / channels.length);
-    };
-    const all = Promise.all(channels.map((thread) => send(thread)));
-    await this.#failure.race(all);
-  }
-
-  async #pause(dirtyPages: number): Promise<void> {
+  async #pause(dirtyPages: number, expectedDowntimeMs: number): Promise<void> {
     const { onEvent, source } = this.#job;
     onEvent({
       event: "switchover",
-      round: this.#rounds + 1,
+      round: this.#precopy.rounds + 1,
       dirtyPages,
-      expectedDowntimeMs: Number.isFinite(this.#expectedDowntimeMs) ? Math.round(this.#expectedDowntimeMs) : 0,
+      expectedDowntimeMs: Number.isFinite(expectedDowntimeMs) ? Math.round(expectedDowntimeMs) : 0,
     });
     this.#attempt.step = "pausing the guest";
     this.#pausedMs = performance.now();
@@ -318,9 +162,8 @@ class SourceMigration {
   }
 
   async #serveFaults(): Promise<void> {
-    await this.#connect(1, "fault");
-    const thread = this.#open.at(-1)!;
-    this.#faults = new FaultService(thread, this.#map);
+    const [thread] = await this.#channels.connectMore(1, "fault");
+    this.#faults = new FaultService(thread!, this.#map);
     // The answer to Complete says more than a fault channel that broke before it.
     this.#faults.ended.catch((error: unknown) => {
       const timer = setTimeout(() => this.#failure.fail(error), FAREWELL_MS);
@@ -348,16 +191,9 @@ class SourceMigration {
       }
       await awaitAnswer(main, command);
     };
-    await this.#say(command, exchange());
+    await this.#channels.say(command, exchange());
     this.#phase = "acknowledged";
     if (this.#pausedMs !== null) this.#downtimeMs = Math.round(performance.now() - this.#pausedMs);
-  }
-
-  /** Awaits an exchange on the main channel, or what fails meanwhile. */
-  async #say(command: string, exchange: Promise<unknown>): Promise<void> {
-    if (command !== "memory") this.#attempt.step = `waiting for the answer to ${command}`;
-    this.#exchange = exchange;
-    await this.#failure.race(exchange);
   }
 
   /** Answers a failure by the phase it met. @returns the error to tell. */
@@ -379,13 +215,13 @@ class SourceMigration {
 
   /** Says Abandon where its era expects it, or where we give up ourselves; never in the middle of a range. */
   async #takeLeave(seen: unknown, refused: boolean): Promise<void> {
-    const main = this.#open[MAIN];
+    const { main } = this.#channels;
     const cancelled = seen instanceof MigrationError && !(seen instanceof ChannelError && seen.code !== "CANCELLED");
     const abandons = refused ? this.#job.era.abandonAfterRefusal !== "never" : cancelled;
-    if (main === undefined || !abandons) return;
+    if (main === null || !abandons) return;
     // The answer is not looked at: what made us leave is the cause to tell, whether it comes or not.
     const farewell = async () => {
-      await this.#exchange.catch((error: unknown) => {
+      await this.#channels.exchange.catch((error: unknown) => {
         if (!isRefusal(error)) throw error; // nobody knows any more where a message begins
       });
       await main.send(encodeRequest("abandon"));
@@ -396,15 +232,13 @@ class SourceMigration {
 
   async #close(): Promise<void> {
     this.#meter.stop();
-    for (const thread of this.#open) thread.shutDown();
-    await Promise.all(this.#open.splice(0).map((thread) => this.#threads.giveBack(thread)));
-    if (this.#job.threads === undefined) await this.#threads.end();
+    await this.#channels.close();
     await this.#job.source.guest.tracker?.stop();
   }
 
   #totals(): MigrationTotals {
-    const { wireBytes, normalPages } = sumCounters(this.#counters);
-    return { ramBytes: this.#map.ramBytes, wireBytes, normalPages, zeroPages: 0, rounds: this.#rounds };
+    const { wireBytes, normalPages } = this.#channels.sent;
+    return { ramBytes: this.#map.ramBytes, wireBytes, normalPages, zeroPages: 0, rounds: this.#precopy.rounds };
   }
 }
 
