@@ -87,8 +87,8 @@ export class AttachedDevice {
     const { memory } = this.guest;
     checkRegions(memory);
     await this.#setFeatures();
-    await this.frontEnd.setMemory(memory);
-    if (this.#log) await this.frontEnd.setLog(this.#log.lengthBytes, this.#log.descriptor);
+    await this.frontEnd.memory.replace(memory);
+    if (this.#log) await this.frontEnd.memory.setLog(this.#log.lengthBytes, this.#log.descriptor);
     await this.resume();
     await this.frontEnd.setStatus(STATUS_DRIVER_OK);
   }
@@ -97,7 +97,7 @@ export class AttachedDevice {
   async suspend(): Promise<void> {
     this.#isRunning = false;
     const bases: number[] = [];
-    for (const { index } of this.guest.rings) bases.push(await this.frontEnd.takeRingBase(index));
+    for (const { index } of this.guest.rings) bases.push(await this.frontEnd.rings.takeBase(index));
     this.#bases = bases;
   }
 
@@ -106,20 +106,20 @@ export class AttachedDevice {
     for (const [at, ring] of this.guest.rings.entries()) {
       const { index, size } = ring;
       const { kick, call } = this.guest.events[at]!;
-      await this.frontEnd.setRingSize(index, size);
-      await this.frontEnd.setRingBase(index, this.#bases[at]!);
+      await this.frontEnd.rings.setSize(index, size);
+      await this.frontEnd.rings.setBase(index, this.#bases[at]!);
       await this.#setAddress(ring);
-      await this.frontEnd.setRingCall(index, call);
-      await this.frontEnd.setRingKick(index, kick);
+      await this.frontEnd.rings.setCall(index, call);
+      await this.frontEnd.rings.setKick(index, kick);
     }
-    for (const { index } of this.guest.rings) await this.frontEnd.enableRing(index, true);
+    for (const { index } of this.guest.rings) await this.frontEnd.rings.enable(index, true);
     this.#isRunning = true;
     for (const { kick } of this.guest.events) if (kick !== null) signalEvent(kick);
   }
 
   /** From when this resolves every write of the back-end is logged. */
   async startLog(log: SharedLog): Promise<void> {
-    await this.frontEnd.setLog(log.lengthBytes, log.descriptor);
+    await this.frontEnd.memory.setLog(log.lengthBytes, log.descriptor);
     this.#log = log;
     await this.#setFeatures();
     if (this.#isRunning) for (const ring of this.guest.rings) await this.#setAddress(ring);
@@ -135,8 +135,8 @@ export class AttachedDevice {
   /** Tells a changed memory; the log is told again too, for rust-vmm back-ends forget it. */
   async replaceMemory(memory: readonly MemoryRegion[]): Promise<void> {
     checkRegions(memory);
-    await this.frontEnd.setMemory(memory);
-    if (this.#log) await this.frontEnd.setLog(this.#log.lengthBytes, this.#log.descriptor);
+    await this.frontEnd.memory.replace(memory);
+    if (this.#log) await this.frontEnd.memory.setLog(this.#log.lengthBytes, this.#log.descriptor);
   }
 
   async #setFeatures(): Promise<void> {
@@ -146,7 +146,7 @@ export class AttachedDevice {
   }
 
   async #setAddress({ index, descriptors, available, used }: Ring): Promise<void> {
-    await this.frontEnd.setRingAddress({
+    await this.frontEnd.rings.setAddress({
       index,
       flags: this.#log ? VRING_LOGGED : 0,
       descriptors: userAddress(descriptors),

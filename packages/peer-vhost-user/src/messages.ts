@@ -27,7 +27,18 @@ const REPLY = 4;
 const NEED_REPLY = 8;
 
 /** u64 payload: features, descriptors of rings, acknowledgements, MAC addresses. */
-export const vhostUserNumber = layout("vhost-user number", { value: bits64le }, { size: 8 });
+const vhostUserNumber = layout("vhost-user number", { value: bits64le }, { size: 8 });
+/** The payload of requests that have none. */
+export const NO_PAYLOAD = new Uint8Array(0);
+
+export function encodeNumber(value: bigint): Uint8Array<ArrayBuffer> {
+  return vhostUserNumber.encode({ value });
+}
+
+export function decodeNumber(payload: Uint8Array): bigint {
+  return vhostUserNumber.decode(payload).value;
+}
+
 /** Index of a ring and a number: its size, its base, whether it is enabled. */
 export const vringState = layout("vhost-user vring state", { index: u32le, value: u32le }, { size: 8 });
 export const vringAddress = layout(

@@ -16,6 +16,7 @@ import { closeDescriptor } from "@multifd/native";
 import { ChannelError, ProtocolError, placeError } from "@multifd/protocol";
 import { MessageSocket, type VhostUserMessage } from "./message-socket.js";
 import {
+  decodeNumber,
   encodeVhostUserMessage,
   isWithin,
   type RequestName,
@@ -23,7 +24,6 @@ import {
   requestIds2023,
   type Span,
   sayingOf,
-  vhostUserNumber,
   vhostUserRequests,
 } from "./messages.js";
 
@@ -119,7 +119,7 @@ export class RequestChannel {
   }
 
   #checkAcknowledgement(name: RequestName, payload: Uint8Array): void {
-    const { value } = vhostUserNumber.decode(payload);
+    const value = decodeNumber(payload);
     if (value === 0n) return;
     throw new ProtocolError(
       "VHOST_REFUSED",

@@ -20,6 +20,8 @@ import { FixtureGuest, serveDevice } from "./fixture.js";
 import { FrontEnd } from "./front-end.js";
 import { MessageSocket, type VhostUserMessage } from "./message-socket.js";
 import {
+  decodeNumber,
+  encodeNumber,
   encodeVhostUserMessage,
   logDescription,
   memoryRegion,
@@ -27,7 +29,6 @@ import {
   type RequestName,
   VHOST_USER_PAYLOAD_MAX,
   vhostUserHeader,
-  vhostUserNumber,
   vhostUserRequests,
   vringAddress,
   vringState,
@@ -61,7 +62,7 @@ function wire(id: number, flags: number, payload: Uint8Array): Uint8Array {
 }
 
 function numberReply(id: number, value: bigint): Uint8Array {
-  return wire(id, REPLY_FLAGS, vhostUserNumber.encode({ value }));
+  return wire(id, REPLY_FLAGS, encodeNumber(value));
 }
 
 /** Answers requests, honestly but for what the script says, until the front-end goes. */
@@ -225,14 +226,14 @@ describe("a back-end that breaks the protocol", () => {
     [
       "tells the base of another ring",
       on("GET_VRING_BASE", (id) => ({ wire: wire(id, REPLY_FLAGS, vringState.encode({ index: 1, value: 3 })) })),
-      (f) => f.takeRingBase(0),
+      (f) => f.rings.takeBase(0),
       "VHOST_RING_INDEX",
       /ring 1 came, that of ring 0/,
     ],
     [
       "dies when a ring is stopped",
       on("GET_VRING_BASE", () => "close"),
-      (f) => f.takeRingBase(0),
+      (f) => f.rings.takeBase(0),
       "VHOST_CLOSED",
       /GET_VRING_BASE/,
     ],
@@ -376,7 +377,7 @@ describe("a back-end that breaks the protocol", () => {
     const script: Script = ({ id, payload }) => {
       ids.push(id);
       if (id === vhostUserRequests.GET_PROTOCOL_FEATURES.id) return { wire: numberReply(id, theirs) };
-      if (id === vhostUserRequests.SET_PROTOCOL_FEATURES.id) seen.push(vhostUserNumber.decode(payload).value);
+      if (id === vhostUserRequests.SET_PROTOCOL_FEATURES.id) seen.push(decodeNumber(payload));
       return id === 42 ? { wire: numberReply(id, 0n) } : null;
     };
     for (const deviceState2023 of [false, true]) {
@@ -522,7 +523,7 @@ describe("a front-end that breaks the protocol", () => {
   it("asks for an acknowledgement, and is refused by it where the connection can go on", async () => {
     const served = serveDevice(new RngDevice());
     const front = new MessageSocket(served.socket, "back-end");
-    const protocol = vhostUserNumber.encode({ value: featureSet(protocolFeature.replyAck) });
+    const protocol = encodeNumber(featureSet(protocolFeature.replyAck));
     front.send(request("SET_PROTOCOL_FEATURES", protocol), []);
     const { id } = vhostUserRequests.SET_VRING_NUM;
     front.send(encodeVhostUserMessage(id, "acknowledged-request", u32s(0, 3)), []);

@@ -128,7 +128,7 @@ for (const version of ["system", "forky"] as const) {
       closers.push(() => closeDescriptor(event));
       await device.start();
       await tracker.start([block]);
-      await frontEnd.setLogEvent(event);
+      await frontEnd.memory.setLogEvent(event);
       const place = { head: base + 0x8000, status: base + 0x9000 };
       submitBlk(memory, queue, place, { kind: "read", sector: 0, data: base + 0x2_0000, bytes: 512 });
       await queue.answer();
@@ -139,15 +139,15 @@ for (const version of ["system", "forky"] as const) {
     it("takes more than eight regions one by one, and gives one back", async () => {
       const runs = Array.from({ length: 12 }, (_, i) => ({ guestAddress: i * 2 * MIB, lengthBytes: MIB }));
       const { memory, base, queue, device, frontEnd } = await attach(runs, 16);
-      assert.ok((await frontEnd.memorySlots()) >= 12);
+      assert.ok((await frontEnd.memory.slots()) >= 12);
       await device.start();
       const place = { head: base + 0x8000, status: base + 0x9000 };
       submitBlk(memory, queue, place, { kind: "read", sector: 7, data: 5 * 2 * MIB, bytes: 512 });
       await queue.answer();
       assert.equal(memory.read(place.status, 1)[0], 0);
       assert.ok(memory.read(5 * 2 * MIB, 512).equals(image.subarray(7 * SECTOR_BYTES, 8 * SECTOR_BYTES)));
-      await frontEnd.removeMemory(memory.regions[3]!);
-      await frontEnd.addMemory(memory.regions[3]!);
+      await frontEnd.memory.remove(memory.regions[3]!);
+      await frontEnd.memory.add(memory.regions[3]!);
       assert.equal((await frontEnd.config(0, 8)).length, 8);
     });
 

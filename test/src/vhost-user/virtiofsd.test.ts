@@ -134,7 +134,7 @@ describe("virtiofsd as a peer", () => {
     await assert.rejects(frontEnd.status(), { code: "VHOST_NOT_OFFERED" });
     await assert.rejects(frontEnd.setFeatures(1n << 5n), { code: "VHOST_NOT_OFFERED" });
     const event = new GuestMemory([{ guestAddress: 0, lengthBytes: 4096 }]);
-    await assert.rejects(frontEnd.setLogEvent(event.descriptor), { code: "VHOST_CLOSED" });
+    await assert.rejects(frontEnd.memory.setLogEvent(event.descriptor), { code: "VHOST_CLOSED" });
     await assert.rejects(frontEnd.queueCount(), { code: "VHOST_CLOSED" });
     event.close();
   });
