@@ -18,7 +18,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -28,34 +27,6 @@
 
 #define CALLER 3
 #define TIMEOUT_MS_MAX 60000
-
-#ifdef MFD_ATTACH_DYING
-void step_passed(int step) {
-  const char *const word = getenv("MULTIFD_DIE_AT");
-  if (word != NULL && atoi(word) == step)
-    raise(SIGKILL);
-}
-#endif
-
-_Noreturn void give_up(const char *what, int error) {
-  printf("%s %d\n", what, error);
-  fflush(stdout);
-  _exit(1);
-}
-
-long status_field(pid_t pid, const char *name) {
-  char path[64], line[256];
-  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-  FILE *const status = fopen(path, "re");
-  if (status == NULL)
-    return -1;
-  long value = -1;
-  while (value < 0 && fgets(line, sizeof line, status) != NULL)
-    if (strncmp(line, name, strlen(name)) == 0)
-      value = strtol(line + strlen(name), NULL, 10);
-  fclose(status);
-  return value;
-}
 
 static long number(const char *word, long min, long max) {
   char *end;
