@@ -9,7 +9,8 @@
  *   ram.c       what each page holds, and whether it does
  *   vcpu.c      the writing thread, its pace, pause and resume
  *   state.c     where the vCPU stands, saved and loaded
- *   control.c   the socket: line commands in, JSON lines out
+ *   commands.c  what each command does, and its JSON answer
+ *   control.c   the socket: lines in, lines out
  *   main.c      arguments, memory, lifetime
  */
 #ifndef MULTIFD_GUEST_H
@@ -115,6 +116,19 @@ _Static_assert(sizeof(struct saved_state) == 88, "the saved state is eleven word
 bool guest_save(struct guest *guest, struct saved_state *state);
 /* Checks the state and takes it over. Returns what is wrong with it, or NULL. */
 const char *guest_load(struct guest *guest, const struct saved_state *state);
+
+/* ---- commands.c ---- */
+
+/* What is to become of the connection, or of the guest. */
+enum after { KEEP, DROP, QUIT };
+
+/*
+ * Does what a line asks for and answers it. Sets `raw_bytes` where so many bytes of a state follow it, for
+ * `load_state`.
+ */
+enum after obey(struct guest *guest, int socket, const char *line, size_t *raw_bytes);
+enum after load_state(struct guest *guest, int socket, const uint8_t *bytes);
+enum after refuse(int socket, const char *why);
 
 /* ---- control.c ---- */
 
