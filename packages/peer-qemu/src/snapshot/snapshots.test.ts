@@ -30,7 +30,8 @@ import {
 } from "@multifd/protocol";
 import { CompressedWriter } from "./compressed-writer.js";
 import { MappedRamWriter } from "./mapped-ram-writer.js";
-import { openSnapshot, type Snapshot, type SnapshotForm } from "./snapshot.js";
+import { openSnapshot } from "./open-snapshot.js";
+import type { Snapshot, SnapshotForm } from "./snapshot.js";
 
 const PAGE = 4096;
 const uuid = parseUuid("01234567-89ab-cdef-0123-456789abcdef");
