@@ -15,8 +15,9 @@ import { directoryJson } from "../inspect/directory-json.js";
 import { directoryText } from "../inspect/directory-text.js";
 import { inspectFile } from "../inspect/inspect-file.js";
 import type { Inspection } from "../inspect/inspection.js";
-import { deviceJson, inspectionJson, type Json } from "../inspect/inspection-json.js";
+import { deviceJson, inspectionJson } from "../inspect/inspection-json.js";
 import { inspectionText } from "../inspect/inspection-text.js";
+import type { Json } from "../inspect/json.js";
 import { ramFile, wholeNumber } from "../option-values.js";
 import type { CommandContext } from "../terminal.js";
 

@@ -9,7 +9,8 @@
 import type { DecodedDevice, DecodedField, DecodedState, FieldContent, Scalar } from "@multifd/protocol";
 import { contentText, scalarText } from "./field-text.js";
 import type { Inspection } from "./inspection.js";
-import { contentJson, type Json } from "./inspection-json.js";
+import { contentJson } from "./inspection-json.js";
+import type { Json } from "./json.js";
 import { summarizeVirtio } from "./virtio-summary.js";
 
 /** What one side says; null where it has nothing of the kind. */

@@ -3,7 +3,7 @@
  */
 import { JsonMembers, type JsonValue, type StateNode } from "@multifd/protocol";
 import { contentOf, type DirectoryInspection, type RangeSurvey } from "./directory-inspection.js";
-import type { Json } from "./inspection-json.js";
+import type { Json } from "./json.js";
 
 /** @param wanted  Components to tell of. */
 export function directoryJson(inspection: DirectoryInspection, wanted: StateNode | null): Record<string, Json> {

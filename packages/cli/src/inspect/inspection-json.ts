@@ -6,10 +6,9 @@
  */
 import type { DecodedDevice, DecodedState, FieldContent, Scalar } from "@multifd/protocol";
 import type { Inspection } from "./inspection.js";
+import type { Json } from "./json.js";
 import type { BlockSurvey } from "./ram-survey.js";
 import { summarizeVirtio } from "./virtio-summary.js";
-
-export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 /** Everything but the devices. */
 export function inspectionJson(inspection: Inspection): Record<string, Json> {

@@ -21,7 +21,7 @@ import {
   type VirtioDevice,
   virtioRings,
 } from "@multifd/protocol";
-import type { Json } from "./inspection-json.js";
+import type { Json } from "./json.js";
 
 export type QueueSummary = {
   readonly queue: number;
