@@ -66,12 +66,13 @@ export function parseDescription(answer: GuestAnswer, place: string): GuestDescr
     if (!block) throw wrong(`a RAM block ${index} that makes no sense: ${JSON.stringify(entry)}`);
     return block;
   });
-  if (new Set(parsed.map(({ block }) => block.name)).size !== parsed.length) throw wrong("two RAM blocks of one name");
+  const ram = parsed.map(({ block }) => block);
+  if (new Set(ram.map(({ name }) => name)).size !== ram.length) throw wrong("two RAM blocks of one name");
   const trackingError = answer.trackingError;
   return {
     pid,
     blocks: parsed,
-    memory: parseMemory(answer.memory ?? [], parsed, wrong),
+    memory: parseMemory(answer.memory ?? [], ram, wrong),
     devices: parseDevices(answer.devices ?? [], parsed.length, wrong),
     tracking: answer.tracking === true,
     trackingError: typeof trackingError === "string" ? trackingError : "it gives no reason",

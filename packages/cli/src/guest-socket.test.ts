@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, fstatSync, mkdtempSync, rmSync } from "node:fs";
 import { createConnection, createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -207,6 +207,23 @@ describe("guest process", () => {
     await asked.end();
     assert.equal(existsSync(join(directory, "b")), false);
     await assert.rejects(GuestSocket.connect(asked.address), { code: "GUEST_GONE" });
+  });
+
+  it("gives the RAM's descriptor back also where the guest went first", async () => {
+    const guest = await start("a", { rate: 0 });
+    const socket = await connect(guest);
+    const [descriptor] = socket.descriptors;
+    const { dev, ino } = fstatSync(descriptor!);
+    await guest.end();
+    await assert.rejects(socket.status(), { code: "GUEST_GONE" });
+    socket.close();
+    let now = { dev: -1, ino: -1 };
+    try {
+      now = fstatSync(descriptor!); // whoever got the number since
+    } catch (error) {
+      assert.equal((error as NodeJS.ErrnoException).code, "EBADF");
+    }
+    assert.notDeepEqual([now.dev, now.ino], [dev, ino]);
   });
 
   it("says why it does not start", async () => {

@@ -1,32 +1,25 @@
 /**
  * Guest socket: the control connection to a guest process.
  *
- * One line asks, one JSON line answers; `describe` comes first and carries the
- * descriptors of the guest's RAM, in block order. That message is received by a
- * native call once it is there, everything after it through Node's event loop: a
- * slow answer never holds up the coordinator.
+ * `describe` comes first and carries the descriptors of the guest's RAM, in block
+ * order. That message is received by a native call once it is there, everything
+ * after it through the guest's line.
  *
  * Owns the connection and the descriptors, both until `close`. The connection's
  * end changes nothing at the guest: a paused guest stays paused.
  * The commands: native/guest/control.c.
  */
-import { Socket } from "node:net";
 import { type Address, Channel, formatAddress } from "@multifd/channel";
-import { closeDescriptor, pollReadable, receiveDescriptors, sendBytes, sendDescriptors } from "@multifd/native";
-import { ChannelError, ConfigError, ProtocolError, SystemError } from "@multifd/protocol";
+import { closeDescriptor, pollReadable, receiveDescriptors, sendBytes } from "@multifd/native";
+import { ChannelError, ConfigError, ProtocolError } from "@multifd/protocol";
 import { type GuestAnswer, type GuestDescription, parseDescription } from "./guest-description.js";
+import { ANSWER_BYTES_MAX, ANSWER_MS, GuestLine, parseAnswer, STATE_BYTES_MAX } from "./guest-line.js";
 import { countDescriptors } from "./vhost-user/guest-devices.js";
 
 const DESCRIPTORS_MAX = 64;
-const ANSWER_BYTES_MAX = 65536;
 const CONNECT_MS = 10_000;
-/** Every command but `check` answers within milliseconds; a guest that does not is stuck. */
-const ANSWER_MS = 10_000;
 /** A check reads all RAM. */
 const CHECK_MS = 600_000;
-/** A guest process's state beside RAM. */
-export const STATE_BYTES_MAX = 2 ** 20;
-const NOTHING = new Uint8Array(0);
 
 export type GuestStatus = {
   /** Since it first ran, wherever that was. */
@@ -48,24 +41,14 @@ export type Connection = {
   readonly descriptor: number;
 };
 
-type Waiter = {
-  /** How many of the buffered bytes answer; null: more are needed. */
-  readonly find: (buffered: Buffer) => number | null;
-  readonly resolve: (bytes: Buffer) => void;
-  readonly reject: (error: Error) => void;
-};
-
 export class GuestSocket {
   readonly description: GuestDescription;
   /** One per RAM block, in that order; behind them what `GuestDevice` names. */
   readonly descriptors: readonly number[];
   readonly #place: string;
-  readonly #socket: Socket;
-  readonly #descriptor: number;
+  readonly #line: GuestLine;
   readonly #taken = new Set<number>();
-  #buffered: Buffer = Buffer.alloc(0);
-  #waiter: Waiter | null = null;
-  #failure: Error | null = null;
+  #isClosed = false;
 
   private constructor(
     place: string,
@@ -74,20 +57,9 @@ export class GuestSocket {
     descriptors: readonly number[],
   ) {
     this.#place = place;
-    this.#descriptor = descriptor;
+    this.#line = new GuestLine(place, descriptor);
     this.description = description;
     this.descriptors = descriptors;
-    this.#socket = new Socket({ fd: descriptor, readable: true, writable: true });
-    this.#socket.on("data", (chunk: Buffer) => {
-      this.#buffered = Buffer.concat([this.#buffered, chunk]);
-      this.#settle();
-    });
-    this.#socket.on("error", (cause) =>
-      this.#fail(new ChannelError("GUEST_GONE", `${place}: ${cause.message}`, { cause })),
-    );
-    this.#socket.on("close", () =>
-      this.#fail(new ChannelError("GUEST_GONE", `${place}: the guest closed the connection`)),
-    );
   }
 
   /**
@@ -113,45 +85,45 @@ export class GuestSocket {
   }
 
   async pause(): Promise<void> {
-    await this.#ask("pause");
+    await this.#line.ask("pause");
   }
 
   async resume(): Promise<void> {
-    await this.#ask("resume");
+    await this.#line.ask("resume");
   }
 
   /** The paused guest's state beside RAM. */
   async save(): Promise<Uint8Array> {
-    const answer = await this.#ask("save");
-    const bytes = this.#number(answer, "bytes");
+    const answer = await this.#line.ask("save");
+    const bytes = this.#line.numberIn(answer, "bytes");
     if (bytes < 1 || bytes > STATE_BYTES_MAX) {
       throw new ProtocolError(
         "GUEST_ANSWER",
         `${this.#place}: a state of ${bytes} bytes; due were 1 to ${STATE_BYTES_MAX}`,
       );
     }
-    return this.#receive((buffered) => (buffered.length >= bytes ? bytes : null), ANSWER_MS);
+    return this.#line.takeBytes(bytes);
   }
 
   async load(state: Uint8Array): Promise<void> {
-    await this.#ask(`load ${state.length}`, state);
+    await this.#line.ask(`load ${state.length}`, state);
   }
 
   /** Lets a loaded guest run. @returns The downtime that it measured, pause to first write. */
   async run(): Promise<{ downtimeMs: number }> {
-    return { downtimeMs: this.#number(await this.#ask("run"), "downtimeNs") / 1e6 };
+    return { downtimeMs: this.#line.numberIn(await this.#line.ask("run"), "downtimeNs") / 1e6 };
   }
 
   /** How far the guest has come; costs it nothing. */
   async status(): Promise<GuestStatus> {
-    const answer = await this.#ask("status");
-    return { pagesWritten: this.#number(answer, "pagesWritten"), running: answer.running === true };
+    const answer = await this.#line.ask("status");
+    return { pagesWritten: this.#line.numberIn(answer, "pagesWritten"), running: answer.running === true };
   }
 
   /** Compares every page with what the guest knows it wrote. */
   async check(): Promise<GuestVerdict> {
-    const answer = await this.#ask("check", NOTHING, CHECK_MS);
-    const number = (name: keyof GuestAnswer) => this.#number(answer, name);
+    const answer = await this.#line.ask("check", undefined, CHECK_MS);
+    const number = (name: keyof GuestAnswer) => this.#line.numberIn(answer, name);
     return {
       pages: number("pages"),
       stale: number("stale"),
@@ -165,20 +137,18 @@ export class GuestSocket {
   /** Gives the guest the connection to a device's back-end, to keep; our descriptor of it stays ours. */
   async adopt(device: string, connection: Connection): Promise<void> {
     const { offered, protocolFeatures, descriptor } = connection;
-    const command = `adopt ${device} 0x${offered.toString(16)} 0x${protocolFeatures.toString(16)}\n`;
-    await this.#answerTo("adopt", ANSWER_MS, () =>
-      sendDescriptors(this.#descriptor, Buffer.from(command), [descriptor]),
-    );
+    const command = `adopt ${device} 0x${offered.toString(16)} 0x${protocolFeatures.toString(16)}`;
+    await this.#line.askWith(command, descriptor);
   }
 
   /** Bytes of RAM dirtied per second from now on. */
   async setRate(bytesPerSecond: number): Promise<void> {
-    await this.#ask(`rate ${bytesPerSecond}`);
+    await this.#line.ask(`rate ${bytesPerSecond}`);
   }
 
   /** Ends the guest process. */
   async quit(): Promise<void> {
-    await this.#ask("quit");
+    await this.#line.ask("quit");
   }
 
   /** Hands one of the descriptors over to a new owner, who closes it. */
@@ -187,76 +157,12 @@ export class GuestSocket {
     return this.descriptors[at]!;
   }
 
-  /** Gives connection and descriptors back; the guest stays as it is. */
+  /** Gives connection and descriptors back; the guest stays as it is. Idempotent. */
   close(): void {
-    if (this.#socket.destroyed) return;
-    this.#failure ??= new ChannelError("GUEST_GONE", `${this.#place}: closed on our side`);
-    this.#socket.destroy();
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#line.close();
     for (const [at, descriptor] of this.descriptors.entries()) if (!this.#taken.has(at)) closeDescriptor(descriptor);
-  }
-
-  async #ask(command: string, payload: Uint8Array = NOTHING, timeoutMs = ANSWER_MS): Promise<GuestAnswer> {
-    // In one piece: a guest that refuses the command closes, and a second write could lose its reason.
-    const text = Buffer.concat([Buffer.from(`${command}\n`), payload]);
-    return await this.#answerTo(command.split(" ")[0]!, timeoutMs, () => this.#socket.write(text));
-  }
-
-  async #answerTo(command: string, timeoutMs: number, send: () => void): Promise<GuestAnswer> {
-    if (this.#failure) throw this.#failure;
-    send();
-    const line = await this.#receive(findLine, timeoutMs);
-    return parseAnswer(line, `${this.#place}, ${command}`);
-  }
-
-  #number(answer: GuestAnswer, name: keyof GuestAnswer): number {
-    const value = answer[name];
-    if (typeof value === "number" && Number.isFinite(value)) return value;
-    throw new ProtocolError("GUEST_ANSWER", `${this.#place}: an answer without the number "${name}"`);
-  }
-
-  #receive(find: Waiter["find"], timeoutMs: number): Promise<Buffer> {
-    if (this.#waiter) throw new Error("one question at a time");
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        const text = `${this.#place}: no answer within ${timeoutMs} ms; is the guest stopped by a debugger?`;
-        this.#fail(new ChannelError("GUEST_TIMEOUT", text));
-        this.#socket.destroy();
-      }, timeoutMs);
-      const end = () => {
-        clearTimeout(timer);
-        this.#waiter = null;
-      };
-      this.#waiter = {
-        find,
-        resolve: (bytes) => {
-          end();
-          resolve(bytes);
-        },
-        reject: (error) => {
-          end();
-          reject(error);
-        },
-      };
-      this.#settle();
-    });
-  }
-
-  #settle(): void {
-    const length = this.#waiter?.find(this.#buffered) ?? null;
-    if (length !== null) {
-      const bytes = this.#buffered.subarray(0, length);
-      this.#buffered = this.#buffered.subarray(length);
-      this.#waiter?.resolve(bytes);
-    } else if (this.#failure) {
-      this.#waiter?.reject(this.#failure);
-    } else if (this.#buffered.length > ANSWER_BYTES_MAX + STATE_BYTES_MAX) {
-      this.#fail(new ProtocolError("GUEST_ANSWER", `${this.#place}: an answer without end`));
-    }
-  }
-
-  #fail(error: Error): void {
-    this.#failure ??= error;
-    this.#waiter?.reject(this.#failure);
   }
 }
 
@@ -289,26 +195,4 @@ async function describe(descriptor: number, place: string, descriptors: number[]
     throw new ProtocolError("GUEST_ANSWER", text);
   }
   return description;
-}
-
-function findLine(buffered: Buffer): number | null {
-  const at = buffered.indexOf(0x0a);
-  return at < 0 ? null : at + 1;
-}
-
-function parseAnswer(line: Uint8Array, place: string): GuestAnswer {
-  let answer: unknown;
-  try {
-    answer = JSON.parse(Buffer.from(line).toString("utf8"));
-  } catch (cause) {
-    throw new ProtocolError("GUEST_ANSWER", `${place}: the answer is no JSON line; is this a guest's control socket?`, {
-      cause,
-    });
-  }
-  if (typeof answer !== "object" || answer === null) {
-    throw new ProtocolError("GUEST_ANSWER", `${place}: the answer is no JSON object`);
-  }
-  const fields = answer as GuestAnswer;
-  if (fields.ok === true) return fields;
-  throw new SystemError("GUEST_REFUSED", `${place}: the guest refused: ${String(fields.error)}`);
 }

@@ -19,7 +19,8 @@ import {
 import type { RamBlock } from "@multifd/memory";
 import { hugePageBytes, punchFile } from "@multifd/native";
 import { ConfigError, ProtocolError } from "@multifd/protocol";
-import { GuestSocket, STATE_BYTES_MAX } from "./guest-socket.js";
+import { STATE_BYTES_MAX } from "./guest-line.js";
+import { GuestSocket } from "./guest-socket.js";
 import { GUEST_STATE } from "./live-guest.js";
 
 /** What a device part without devices begins with. Source: QEMU 10.2, migration/savevm.h, QEMU_VM_EOF. */

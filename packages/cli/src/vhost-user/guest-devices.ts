@@ -15,10 +15,10 @@
  * sizes and events of its rings; the rest comes with the migration. With "mac":
  * "52:54:00:…" a network device is announced where the guest has moved to, by its back-end.
  */
+import type { RamBlock } from "@multifd/memory";
 import type { GuestRun, Negotiated, Ring, RingEvents } from "@multifd/peer-vhost-user";
 import type { ProtocolError } from "@multifd/protocol";
 import { isWhole } from "../answer-values.js";
-import type { GuestBlock } from "../guest-description.js";
 
 export type MemoryRun = GuestRun;
 
@@ -46,10 +46,10 @@ const PAGE_BYTES = 4096;
 const MAC = /^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/i;
 
 /** @throws {ProtocolError} GUEST_ANSWER. */
-export function parseMemory(entries: unknown, blocks: readonly GuestBlock[], wrong: Wrong): readonly MemoryRun[] {
+export function parseMemory(entries: unknown, blocks: readonly RamBlock[], wrong: Wrong): readonly MemoryRun[] {
   return listOf(entries, RUNS_MAX, "memory runs", wrong).map((entry, at) => {
     const { block, offset, guestAddress, bytes } = entry;
-    const owner = isWhole(block, 0, blocks.length - 1) ? blocks[block]!.block : null;
+    const owner = isWhole(block, 0, blocks.length - 1) ? blocks[block]! : null;
     const isPlaced =
       owner !== null &&
       isPages(bytes, owner.lengthBytes) &&
