@@ -194,6 +194,8 @@ MFD_API int64_t mfd_huge_page_bytes(int32_t fd);
  * space). */
 MFD_API int64_t mfd_connect(int32_t family, const char *host, int32_t port, int32_t timeout_ms);
 MFD_API int64_t mfd_listen(int32_t family, const char *host, int32_t port, int32_t backlog);
+/* 1 where a socket is bound to a unix path, 0 where at most its name is left. Its owner notices nothing. */
+MFD_API int64_t mfd_path_in_use(const char *path);
 /* Accepts without blocking; -EAGAIN when nobody waits. */
 MFD_API int64_t mfd_accept(int32_t fd);
 MFD_API int64_t mfd_local_port(int32_t fd);

@@ -161,6 +161,21 @@ int64_t mfd_listen(int32_t family, const char *host, int32_t port, int32_t backl
   return fd;
 }
 
+int64_t mfd_path_in_use(const char *path) {
+  union address at;
+  const int64_t bytes = fill_address(&at, 1, path, 0);
+  if (bytes < 0)
+    return bytes;
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return -errno;
+  // A socket of another kind than the one that may be bound there: the kernel tells it apart, and nobody is
+  // called.
+  const int refusal = connect(fd, &at.any, (socklen_t)bytes) < 0 ? errno : 0;
+  close(fd);
+  return refusal != ECONNREFUSED && refusal != ENOENT;
+}
+
 int64_t mfd_accept(int32_t fd) {
   // An inherited listener may block: look before.
   struct pollfd waiting = {.fd = fd, .events = POLLIN};

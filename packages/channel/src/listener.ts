@@ -3,13 +3,13 @@
  *
  * Accepting never blocks: whoever sorts the connections polls the listener and
  * the connections that have not spoken yet in one call. A unix path left behind
- * by a dead process is taken over; one that somebody answers on is not.
+ * by a dead process is taken over; one that somebody listens on is not, and he hears nothing of it.
  */
 import { lstatSync, unlinkSync } from "node:fs";
 import {
   acceptSocket,
   closeDescriptor,
-  connectSocket,
+  isPathInUse,
   listenSocket,
   localPort,
   type SocketAddress,
@@ -36,7 +36,7 @@ export class Listener {
   static async listen(address: Address, backlog: number): Promise<Listener> {
     const socketAddress = await resolveAddress(address, "listen");
     try {
-      const descriptor = await listenOrTakeOver(socketAddress, backlog);
+      const descriptor = listenOrTakeOver(socketAddress, backlog);
       const bound = address.kind === "tcp" ? { ...address, port: localPort(descriptor) } : address;
       return new Listener(bound, descriptor);
     } catch (error) {
@@ -58,23 +58,14 @@ export class Listener {
   }
 }
 
-async function listenOrTakeOver(address: SocketAddress, backlog: number): Promise<number> {
+function listenOrTakeOver(address: SocketAddress, backlog: number): number {
   try {
     return listenSocket(address, backlog);
   } catch (error) {
     const inUse = error instanceof SystemError && error.code === "SYSTEM_EADDRINUSE";
-    if (!inUse || address.family !== 1 || (await answers(address))) throw error;
+    if (!inUse || address.family !== 1 || isPathInUse(address.path)) throw error;
     removeSocketFile(address.path);
     return listenSocket(address, backlog);
-  }
-}
-
-async function answers(address: SocketAddress): Promise<boolean> {
-  try {
-    closeDescriptor(await connectSocket(address, 1000));
-    return true;
-  } catch {
-    return false; // refused: the path is all that is left of its owner
   }
 }
 

@@ -35,6 +35,7 @@ export {
   acceptSocket,
   closeDescriptor,
   connectSocket,
+  isPathInUse,
   listenSocket,
   localPort,
   type SocketAddress,

@@ -38,6 +38,7 @@ export const kernelFunctions = {
 
   mfd_connect: ["int32", "text", "int32", "int32"],
   mfd_listen: ["int32", "text", "int32", "int32"],
+  mfd_path_in_use: ["text"],
   mfd_accept: ["int32"],
   mfd_local_port: ["int32"],
   mfd_shutdown: ["int32"],

@@ -49,6 +49,11 @@ export function listenSocket(address: SocketAddress, backlog: number): number {
   return checked(call("mfd_listen", address.family, host, port, backlog), `listening on ${name}`);
 }
 
+/** Whether a socket is bound to a unix path, rather than just its name left. Its owner notices nothing. */
+export function isPathInUse(path: string): boolean {
+  return checked(call("mfd_path_in_use", path), `looking at unix:${path}`) === 1;
+}
+
 /** The next waiting peer's socket; null when nobody waits. Never blocks. */
 export function acceptSocket(fd: number): number | null {
   const result = call("mfd_accept", fd);
