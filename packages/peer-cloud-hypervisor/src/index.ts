@@ -1,6 +1,7 @@
 /**
  * Cloud Hypervisor: both ends of its migration protocol, and its snapshot directories, read and written.
  */
+export { AdoptedFiles } from "./adopted-files.js";
 export { runCloudHypervisorDestination } from "./destination.js";
 export {
   type AdoptedRam,

@@ -7,11 +7,12 @@
  */
 import type { RamPlacement } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
-import { closeDescriptor } from "@multifd/native";
-import type {
-  AdoptedRam,
-  CloudHypervisorDestinationGuest,
-  CloudHypervisorSource,
+import { punchFile } from "@multifd/native";
+import {
+  AdoptedFiles,
+  type AdoptedRam,
+  type CloudHypervisorDestinationGuest,
+  type CloudHypervisorSource,
 } from "@multifd/peer-cloud-hypervisor";
 import {
   ConfigError,
@@ -45,6 +46,7 @@ export function liveSource(guest: LiveGuest): CloudHypervisorSource {
 /** A guest process that waits for its RAM and its state, and then runs. */
 export class WaitingGuest implements CloudHypervisorDestinationGuest {
   readonly #guest: IncomingGuest;
+  readonly #adopted = new AdoptedFiles();
 
   /** @param guest  Stays the caller's to close. */
   constructor(guest: IncomingGuest) {
@@ -57,12 +59,19 @@ export class WaitingGuest implements CloudHypervisorDestinationGuest {
     return this.#guest.placeRam(blocks);
   }
 
+  /** The process has mapped RAM of its own: what the source has left in its files is copied when it gives the guest up. */
   async adoptRam(ram: readonly AdoptedRam[]): Promise<void> {
-    for (const { descriptor } of ram) closeDescriptor(descriptor);
-    throw new ConfigError(
-      "GUEST_RAM",
-      "the source hands its RAM over as descriptors, and a guest process has mapped RAM of its own; send RAM over the stream",
-    );
+    this.#adopted.take(ram, []);
+    const placements = await this.placeRam(ram.map(({ block }) => block));
+    for (const { block, descriptor, startsZeroed, through } of placements) {
+      if (through !== "file")
+        throw new ConfigError(
+          "GUEST_RAM",
+          `RAM block "${block.name}" comes as a descriptor, and the guest's is of huge pages, into which no file is copied; send RAM over the stream`,
+        );
+      if (!startsZeroed) punchFile(descriptor, 0, block.lengthBytes);
+    }
+    this.#adopted.take(ram, placements);
   }
 
   async loadState(state: Uint8Array): Promise<void> {
@@ -76,11 +85,13 @@ export class WaitingGuest implements CloudHypervisorDestinationGuest {
   async commit(how: "resume" | "leave-paused"): Promise<void> {
     if (how === "leave-paused")
       throw new ConfigError("GUEST_LEAVE_PAUSED", "the source wants the guest left paused, and a guest process runs");
+    await this.#adopted.copy();
     await this.#guest.commit();
   }
 
-  abandon(): Promise<void> {
-    return this.#guest.abandon();
+  async abandon(): Promise<void> {
+    this.#adopted.close();
+    await this.#guest.abandon();
   }
 }
 

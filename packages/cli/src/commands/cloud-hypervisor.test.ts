@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Address, formatAddress } from "@multifd/channel";
 import type { MigrationEvent } from "@multifd/engine";
-import { runCloudHypervisorSource } from "@multifd/peer-cloud-hypervisor";
+import { type CloudHypervisorSourceJob, runCloudHypervisorSource } from "@multifd/peer-cloud-hypervisor";
 import { ERAS } from "@multifd/protocol";
 import { liveSource } from "../cloud-hypervisor/guest-process.js";
 import { GuestProcess } from "../demo/guest-process.js";
@@ -47,6 +47,40 @@ describe("multifd cloud-hypervisor", () => {
     }
   }
 
+  function send(guest: LiveGuest, more: Pick<CloudHypervisorSourceJob, "address"> & Partial<CloudHypervisorSourceJob>) {
+    return runCloudHypervisorSource({
+      source: liveSource(guest),
+      era: ERAS.v53,
+      memory: "stream",
+      channels: 1,
+      handOver: "resume",
+      connectTimeoutMs: 5000,
+      stallTimeoutMs: 30_000,
+      downtimeLimitMs: 300,
+      roundsMax: 30,
+      atRoundLimit: "switchover",
+      maxBandwidth: 0,
+      onEvent: () => {},
+      ...more,
+    });
+  }
+
+  it("moves a live guest by the descriptors of its RAM, and it runs on, whole, and tells its downtime", async () => {
+    const incoming = await startGuest("incoming", true);
+    const guest = await startGuest("guest", false);
+    const end = at("end.sock");
+    const receiver = await start("receive", "--guest", formatAddress(incoming.address), "--listen", formatAddress(end));
+    const source = await LiveGuest.open(guest.address);
+    try {
+      await send(source, { address: end, memory: "descriptors" });
+      const received = await receiver.ended;
+      assert.ok(received.event === "completed" && received.downtimeMs !== null, JSON.stringify(received));
+      assert.equal((await verifyMigration(source, incoming, true)).pages, RAM_BYTES / 4096);
+    } finally {
+      source.close();
+    }
+  });
+
   it("moves a live guest through two relays with multifd packets between them, and it runs on, whole", async () => {
     const incoming = await startGuest("incoming", true);
     const guest = await startGuest("guest", false);
@@ -59,21 +93,7 @@ describe("multifd cloud-hypervisor", () => {
     ];
     const source = await LiveGuest.open(guest.address);
     try {
-      const sent = await runCloudHypervisorSource({
-        source: liveSource(source),
-        address: at("a.sock"),
-        era: ERAS.v53,
-        memory: "stream",
-        channels: 1,
-        handOver: "resume",
-        connectTimeoutMs: 5000,
-        stallTimeoutMs: 30_000,
-        downtimeLimitMs: 300,
-        roundsMax: 30,
-        atRoundLimit: "switchover",
-        maxBandwidth: 0,
-        onEvent: () => {},
-      });
+      const sent = await send(source, { address: at("a.sock") });
       assert.ok(sent.rounds > 1, "it was never written while it moved");
       for (const { ended } of others) assert.equal((await ended).event, "completed");
       assert.equal((await verifyMigration(source, incoming, true)).pages, RAM_BYTES / 4096);
