@@ -94,6 +94,11 @@ describe("Writing a snapshot directory of Cloud Hypervisor", () => {
     await assert.rejects(SnapshotWriter.create(join(out, "config.json")), { code: "OUT_EXISTS" });
   });
 
+  it("makes no directory above it", async () => {
+    await assert.rejects(SnapshotWriter.create(join(dir, "absent", "snapshot")), { code: "SYSTEM_ENOENT" });
+    assert.deepEqual(readdirSync(dir), []);
+  });
+
   it("clears what an earlier attempt left, and nothing else", async () => {
     mkdirSync(`${out}.partial`);
     writeFileSync(join(`${out}.partial`, "memory-ranges"), "old");

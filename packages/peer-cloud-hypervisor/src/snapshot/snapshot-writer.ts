@@ -53,7 +53,9 @@ export class SnapshotWriter {
     const writer = new SnapshotWriter(path);
     await writer.#checkFree();
     await onFile(writer.#partial, async () => {
-      await mkdir(writer.#partial, { recursive: true, mode: 0o700 });
+      await mkdir(writer.#partial, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== "EEXIST") throw error;
+      });
       // What is left of an earlier attempt is ours; anything else makes the rename at the end impossible, so it is said now.
       for (const name of OUR_FILES) await rm(join(writer.#partial, name), { force: true });
     });
