@@ -69,7 +69,7 @@ export class RequestReader {
     if (name === null || name === "pageFault" || !knowsCommand(this.#era, name))
       throw new ProtocolError(
         "COMMAND_UNKNOWN",
-        `${name ?? "a command"} (${command}) came, which a destination of release ${this.#era.name} does not take`,
+        `${name ?? "a command"} (${command}) came, which Cloud Hypervisor ${this.#era.releases} does not take`,
       );
     if (NO_PAYLOAD.has(name) && payloadBytes !== 0)
       throw new ProtocolError("COMMAND_LENGTH", `${name} announces ${payloadBytes} bytes, none were due`);

@@ -101,21 +101,20 @@ export function checkSourceTerms(job: CloudHypervisorSourceJob, map: MemoryMap):
   const refuse = (what: string) => {
     throw new ConfigError("CLOUD_HYPERVISOR_TERMS", what);
   };
-  const release = era.name === "next" ? "a release after v53" : `release ${era.name}`;
+  const release = `Cloud Hypervisor ${era.releases}`;
   if (!(Number.isInteger(channels) && channels >= 1 && channels <= CONNECTIONS_MAX))
     refuse(`${channels} channels were asked for, 1 to ${CONNECTIONS_MAX} go`);
-  if (address.kind === "tcp" && !era.tcp)
-    refuse(`${release} of Cloud Hypervisor listens on unix sockets only; tcp came with v43`);
+  if (address.kind === "tcp" && !era.tcp) refuse(`${release} listens on unix sockets only; tcp came with v43`);
   if (channels > 1 && (era.connections === "none" || memory !== "stream"))
     refuse(`${channels} channels carry RAM over the stream to v52 and newer; give one`);
-  if (tls !== undefined && !era.tls) refuse(`${release} of Cloud Hypervisor has no TLS; it came with v53`);
+  if (tls !== undefined && !era.tls) refuse(`${release} has no TLS; it came with v53`);
   if (memory === "descriptors") {
     if (address.kind !== "unix" || tls !== undefined) refuse("descriptors pass over a plain unix socket only");
-    if (!knowsCommand(era, "memoryFd")) refuse(`${release} of Cloud Hypervisor takes no descriptors; v21 does`);
+    if (!knowsCommand(era, "memoryFd")) refuse(`${release} takes no descriptors; v21 does`);
     if (map.blocks.some(({ slot }) => slot === null))
       refuse("the configuration gives RAM no slots, which descriptors are passed by");
   }
-  if (memory === "on-demand" && !era.pageFaults) refuse(`${release} of Cloud Hypervisor asks for no pages; v53 does`);
+  if (memory === "on-demand" && !era.pageFaults) refuse(`${release} asks for no pages; v53 does`);
   if (typeof handOver === "string") checkHandOver(era, handOver);
 }
 
@@ -124,6 +123,6 @@ export function checkHandOver(era: Era, how: HandOver): void {
   if (how === "resume" || knowsCommand(era, "completePaused")) return;
   throw new ConfigError(
     "CLOUD_HYPERVISOR_TERMS",
-    `release ${era.name} of Cloud Hypervisor always resumes the guest; v52 and newer can leave it paused`,
+    `Cloud Hypervisor ${era.releases} always resumes the guest; v52 and newer can leave it paused`,
   );
 }

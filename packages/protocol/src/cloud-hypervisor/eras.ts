@@ -15,6 +15,8 @@ export type EraName = "v12" | "v21" | "v43" | "v50" | "v52" | "v53" | "next";
 
 export type Era = {
   readonly name: EraName;
+  /** All of its releases, for messages. */
+  readonly releases: string;
   /** The commands that its destination knows end with this one. */
   readonly lastCommand: CommandName;
   /** Whether it speaks tcp beside unix. */
@@ -35,6 +37,7 @@ export type Era = {
 
 const v12: Era = {
   name: "v12",
+  releases: "v0.12 to v20",
   lastCommand: "abandon",
   tcp: false,
   passes: { kind: "at-most", passes: 5 },
@@ -45,12 +48,13 @@ const v12: Era = {
   abandonAfterRefusal: "answer-ignored",
   versionInStart: false,
 };
-const v21: Era = { ...v12, name: "v21", lastCommand: "memoryFd" };
-const v43: Era = { ...v21, name: "v43", tcp: true };
-const v50: Era = { ...v43, name: "v50", abandonAfterRefusal: "answer-required" };
+const v21: Era = { ...v12, name: "v21", releases: "v21 to v42", lastCommand: "memoryFd" };
+const v43: Era = { ...v21, name: "v43", releases: "v43 to v49", tcp: true };
+const v50: Era = { ...v43, name: "v50", releases: "v50 and v51", abandonAfterRefusal: "answer-required" };
 const v52: Era = {
   ...v50,
   name: "v52",
+  releases: "v52",
   lastCommand: "completePaused",
   passes: { kind: "until-converged" },
   connections: "bare",
@@ -58,6 +62,7 @@ const v52: Era = {
 const v53: Era = {
   ...v52,
   name: "v53",
+  releases: "v53",
   lastCommand: "pageFault",
   connections: "with-role",
   tls: true,
@@ -65,7 +70,7 @@ const v53: Era = {
   abandonAfterRefusal: "never",
   versionInStart: true,
 };
-const next: Era = { ...v53, name: "next", sparseFirstPass: true };
+const next: Era = { ...v53, name: "next", releases: "after v53", sparseFirstPass: true };
 
 export const ERAS: Readonly<Record<EraName, Era>> = { v12, v21, v43, v50, v52, v53, next };
 
