@@ -1,12 +1,21 @@
 /**
- * Test fixture: a source of raw bytes that can pass descriptors, and a count of those that are open.
+ * Test fixture: a peer of raw bytes that can pass descriptors, and a count of those that are open.
  *
  * Answers are read with the thread blocked once they have come, and messages are written with it blocked: nothing
  * longer than a socket's buffer goes here.
  */
 import { fstatSync, readdirSync, readlinkSync, statSync } from "node:fs";
-import { Channel } from "@multifd/channel";
-import { pollReadable, receiveBytes, sendBytes, sendDescriptors, setSocketTimeout } from "@multifd/native";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Channel, Listener } from "@multifd/channel";
+import {
+  pollReadable,
+  receiveBytes,
+  receiveDescriptors,
+  sendBytes,
+  sendDescriptors,
+  setSocketTimeout,
+  shutdownSending,
+} from "@multifd/native";
 import type { MemoryFile } from "./fixture.js";
 import { request } from "./fixture-raw.js";
 
@@ -19,6 +28,17 @@ export class DescriptorPeer {
   constructor(channel: Channel) {
     this.#channel = channel;
     setSocketTimeout(channel.descriptor, PATIENCE_MS);
+  }
+
+  /** The first connection to an address. */
+  static async accept(path: string): Promise<DescriptorPeer> {
+    const listener = await Listener.listen({ kind: "unix", path }, 1);
+    try {
+      await pollReadable([listener.descriptor], PATIENCE_MS);
+      return new DescriptorPeer(listener.accept()!);
+    } finally {
+      listener.close();
+    }
   }
 
   static async connect(path: string): Promise<DescriptorPeer> {
@@ -53,6 +73,19 @@ export class DescriptorPeer {
     return out.subarray(0, receiveBytes(this.#channel.descriptor, out));
   }
 
+  /** One message, and the descriptors that ride on it; they are the caller's to close. */
+  async takeDescriptors(bytes: number): Promise<{ readonly wire: Buffer; readonly descriptors: readonly number[] }> {
+    await pollReadable([this.#channel.descriptor], PATIENCE_MS);
+    const out = Buffer.alloc(bytes);
+    const message = receiveDescriptors(this.#channel.descriptor, out, 8);
+    return { wire: out.subarray(0, message.bytes), descriptors: message.descriptors };
+  }
+
+  /** Nothing more will be sent; answers may still come. */
+  end(): void {
+    shutdownSending(this.#channel.descriptor);
+  }
+
   close(): void {
     this.#channel.close();
   }
@@ -85,6 +118,12 @@ export function openSockets(): number {
       return false;
     }
   }).length;
+}
+
+/** Waits for those that are closed in the background, though not for ever. @returns how many are open then. */
+export async function openSocketsUpTo(due: number): Promise<number> {
+  for (let turn = 0; turn < 100 && openSockets() > due; turn++) await sleep(50);
+  return openSockets();
 }
 
 function openDescriptors(): string[] {

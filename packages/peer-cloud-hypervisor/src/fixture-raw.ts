@@ -29,7 +29,7 @@ export class RawPeer {
   }
 
   static async connect(path: string): Promise<RawPeer> {
-    const socket = connect({ path, allowHalfOpen: true });
+    const socket = connect({ path });
     await once(socket, "connect");
     return new RawPeer(socket);
   }
@@ -86,7 +86,7 @@ export class RawListener {
 
   static async listen(path: string): Promise<RawListener> {
     rmSync(path, { force: true });
-    const server = createServer({ allowHalfOpen: true }).listen(path);
+    const server = createServer().listen(path);
     const listener = new RawListener(server);
     await once(server, "listening");
     return listener;
