@@ -20,6 +20,7 @@ import {
 import { DescriptorPeer, descriptorsOf, openSockets, openSocketsUpTo } from "./fixture-descriptors.js";
 import { OK, RawPeer } from "./fixture-raw.js";
 import { type Message, makeSession, PAGE, SESSION_RAM, type Session } from "./fixture-session.js";
+import { within } from "./within.js";
 
 const SESSIONS = Number(process.env["MULTIFD_SESSIONS"] ?? 1500);
 const FIRST_SEED = Number(process.env["MULTIFD_SEED"] ?? 1);
@@ -194,12 +195,14 @@ const MEMORY = 4;
 async function run(session: Session, socketPath: string, files: readonly MemoryFile[]): Promise<void> {
   const guest = new GuardedDestination();
   const source = new SessionSource(session, socketPath, files);
+  let running: Promise<unknown> = Promise.resolve();
   try {
     const { era, memory, lenientDescriptors } = session;
     // Damaged ones may leave a channel without a word, which is waited out; whole ones get the time that a busy machine needs.
     const handshakeTimeoutMs = session.isWellFormed ? HANG_MS : 200;
     const more = { era: ERAS[era], memory, lenientDescriptors, handshakeTimeoutMs };
     const { outcome } = await startDestination(destinationJob(guest, socketPath, more));
+    running = outcome;
     const spoken = source.run();
     const hang = new AbortController();
     const end = Promise.all([outcome, spoken]).then(([result]) => result);
@@ -208,6 +211,7 @@ async function run(session: Session, socketPath: string, files: readonly MemoryF
     judge(session, result, guest);
   } finally {
     source.close();
+    await within(HANG_MS, running); // it would keep its threads, and they this process
     guest.close();
   }
 }
