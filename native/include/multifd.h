@@ -137,6 +137,8 @@ MFD_API int64_t mfd_clear_pages(struct mfd_packet *packet);
 /* Overwrites pages[0 .. normal_pages) with `payload`, page after page; payload_bytes must be their size. With
  * a codec the payload is decoded first, to exactly its pages. */
 MFD_API int64_t mfd_place_pages(struct mfd_packet *packet);
+/* Overwrites pages[0 .. normal_pages) with what mfd_prepare left in `pages_scratch`, page after page. */
+MFD_API int64_t mfd_place_prepared(struct mfd_packet *packet);
 
 /* ---- codecs: contexts behind small handles, at most 1024 ---- */
 

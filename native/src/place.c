@@ -62,6 +62,13 @@ static int64_t place_coded(struct mfd_packet *packet, uint64_t pages_bytes) {
   return result < 0 ? result : mfd_write_pages(packet, 0, packet->normal_pages, packet->pages_scratch);
 }
 
+int64_t mfd_place_prepared(struct mfd_packet *packet) {
+  if (packet == NULL || no_target(packet))
+    return MFD_E_ARGUMENT;
+  const int64_t checked = mfd_check_pages(packet, packet->normal_pages, MFD_PACKET_BYTES);
+  return checked < 0 ? checked : mfd_write_pages(packet, 0, packet->normal_pages, packet->pages_scratch);
+}
+
 int64_t mfd_place_pages(struct mfd_packet *packet) {
   if (packet == NULL || no_target(packet))
     return MFD_E_ARGUMENT;

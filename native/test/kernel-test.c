@@ -457,6 +457,39 @@ static void test_placing(void) {
   }
 }
 
+/* From one block into another without a wire: what was prepared is placed, zero pages left out. */
+static void test_placing_prepared(void) {
+  for (enum through through = MAPPING; through <= FRESH_PAGES; through++) {
+    const struct block from = make_block(), to = make_block();
+    fill_block(from);
+    memset(from.at + 5 * PAGE, 0, PAGE);
+    struct mfd_packet *const packet = make_packet(to, -1, through);
+    const uint64_t address = packet->address;
+    const int32_t file = packet->file;
+    packet->pages[0] = 4;
+    packet->pages[1] = 5;
+    packet->pages[2] = PAGES - 1;
+    packet->normal_pages = 3;
+    packet->address = 0;
+    packet->file = from.fd;
+    CHECK(mfd_prepare(packet, 1) == 2 * PAGE);
+    packet->address = address;
+    packet->file = file;
+    CHECK(mfd_place_prepared(packet) == 0);
+    CHECK(memcmp(to.at + 4 * PAGE, from.at + 4 * PAGE, PAGE) == 0);
+    CHECK(memcmp(to.at + (PAGES - 1) * PAGE, from.at + (PAGES - 1) * PAGE, PAGE) == 0);
+    CHECK(to.at[3 * PAGE] == 0 && to.at[5 * PAGE] == 0);
+    packet->pages[0] = PAGES;
+    CHECK(mfd_place_prepared(packet) == MFD_E_ARGUMENT);
+    packet->address = 0;
+    packet->file = -1;
+    CHECK(mfd_place_prepared(packet) == MFD_E_ARGUMENT && mfd_place_prepared(NULL) == MFD_E_ARGUMENT);
+    free(packet);
+    drop_block(from);
+    drop_block(to);
+  }
+}
+
 /* A payload that came over no socket: decoded, and placed behind an offset of the file; or refused whole. */
 static void test_placing_coded(void) {
   const struct block block = make_block(), file = make_block();
@@ -556,7 +589,8 @@ static void test_hostile_payloads(void) {
     for (uint32_t round = 0; round < 300; round++) {
       int32_t sockets[2];
       CHECK(mfd_socketpair(sockets) == 0);
-      out->codec = (uint32_t)mfd_compressor_create(method, method == MFD_CODEC_LZ4 ? 1 : (int32_t)(round % 5));
+      out->codec =
+          (uint32_t)mfd_compressor_create(method, method == MFD_CODEC_LZ4 ? 1 : (int32_t)(round % 5));
       in->codec = (uint32_t)mfd_decompressor_create(method);
       in->socket = sockets[1];
       for (uint32_t i = 0; i < 8; i++)
@@ -848,6 +882,7 @@ int main(void) {
   test_packet_refusals();
   test_headers();
   test_placing();
+  test_placing_prepared();
   test_placing_coded();
   test_short_file();
   test_moving();

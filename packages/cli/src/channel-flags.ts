@@ -37,6 +37,12 @@ export type SpeedFlags = {
   readonly maxBandwidth: number;
 };
 
+export type SaveFlags = {
+  readonly channels: number;
+  readonly maxBandwidth: number;
+  readonly stallTimeout: number;
+};
+
 export type OutgoingFlags = {
   readonly toChannels?: number;
   readonly toCompression?: Compression;
@@ -79,11 +85,25 @@ function addFlagsOfBothEnds(command: Command, method: Option): Command {
         .default(2),
     )
     .addOption(method.default("none"))
-    .addOption(
-      new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")
-        .argParser(milliseconds)
-        .default(60_000),
-    );
+    .addOption(stallTimeout());
+}
+
+function stallTimeout(): Option {
+  return new Option("--stall-timeout <ms>", "fail when nothing moves for this long; 0 waits for ever")
+    .argParser(milliseconds)
+    .default(60_000);
+}
+
+/** Flags of a guest that goes from one place on this machine into another, over no wire. */
+export function addSaveFlags(command: Command): Command {
+  return addThreads(command).addOption(maxBandwidth()).addOption(stallTimeout());
+}
+
+/** Called as everywhere, though no channel leaves the machine. */
+export function addThreads(command: Command): Command {
+  return command.addOption(
+    new Option("--channels <n>", "threads that read and write").argParser(wholeNumber(1, CHANNELS_MAX)).default(2),
+  );
 }
 
 /** How long whoever listens waits for the rest of a source. */
@@ -123,14 +143,12 @@ export function addSpeedFlags(command: Command): Command {
         .argParser(wholeNumber(0, 20))
         .default(1),
     )
-    .addOption(
-      new Option(
-        "--max-bandwidth <bytes>",
-        "bytes per second on the wire, such as 500M, until a live guest is paused; 0: no limit",
-      )
-        .argParser(byteSize(0, BANDWIDTH_MAX))
-        .default(0),
-    );
+    .addOption(maxBandwidth());
+}
+
+function maxBandwidth(): Option {
+  const text = "bytes per second that are sent, such as 500M, until a live guest is paused; 0: no limit";
+  return new Option("--max-bandwidth <bytes>", text).argParser(byteSize(0, BANDWIDTH_MAX)).default(0);
 }
 
 /** Flags that decide when a live guest is stopped. */

@@ -9,13 +9,20 @@
 import type { PacketBlock } from "@multifd/native";
 import { FRAME_KIND, FRAME_UNIT_BYTES, ProtocolError } from "@multifd/protocol";
 import { type Frame, type FrameDue, FrameReader } from "./frame-reader.js";
-import type { SendTask } from "./messages.js";
+import type { SendBlock } from "./messages.js";
 import type { SendCodecs } from "./send-codecs.js";
 
+/** The guest whose frames are sent. */
+export type FrameGuest = {
+  readonly pageBytes: number;
+  readonly blocks: readonly SendBlock[];
+  readonly frames?: number;
+};
+
 export class FrameSender {
-  readonly #task: SendTask;
+  readonly #guest: FrameGuest;
   readonly #packet: PacketBlock;
-  readonly #codecs: SendCodecs;
+  readonly #codecs: Pick<SendCodecs, "zstd" | "prepare">;
   readonly #reader: FrameReader;
   readonly #pageMaps: readonly Int32Array[];
   readonly #numbers: Uint32Array;
@@ -24,12 +31,12 @@ export class FrameSender {
    * @param packet  Lent: `prepare` leaves it ready to be sent.
    * @param codecs  The channel's own.
    */
-  constructor(task: SendTask, packet: PacketBlock, codecs: SendCodecs) {
-    this.#task = task;
+  constructor(guest: FrameGuest, packet: PacketBlock, codecs: Pick<SendCodecs, "zstd" | "prepare">) {
+    this.#guest = guest;
     this.#packet = packet;
     this.#codecs = codecs;
-    this.#reader = new FrameReader(task.frames!, packet);
-    this.#pageMaps = task.blocks.map(({ pageMap = new SharedArrayBuffer(0) }) => new Int32Array(pageMap));
+    this.#reader = new FrameReader(guest.frames!, packet);
+    this.#pageMaps = guest.blocks.map(({ pageMap = new SharedArrayBuffer(0) }) => new Int32Array(pageMap));
     this.#numbers = new Uint32Array(packet.pages.length);
   }
 
@@ -45,7 +52,7 @@ export class FrameSender {
    * @throws {ProtocolError} SNAPSHOT_DAMAGED, SNAPSHOT_CUT.
    */
   prepare(index: number, unit: number, live: number): Uint32Array {
-    const { pageBytes, blocks } = this.#task;
+    const { pageBytes, blocks } = this.#guest;
     const { lengthBytes } = blocks[index]!;
     const reader = this.#reader;
     const due: FrameDue = { unit, kind: FRAME_KIND.pages, block: index, pageBytes, pageCount: lengthBytes / pageBytes };

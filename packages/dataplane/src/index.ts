@@ -10,6 +10,7 @@ export type {
   ReceiveTask,
   RelayReceiveTask,
   RelaySendTask,
+  SaveTask,
   SendBlock,
   SendTask,
 } from "./messages.js";
@@ -27,6 +28,7 @@ export { runReceiveChannel } from "./receive-channel.js";
 export { runRelayReceive } from "./relay-receive.js";
 export { runRelaySend } from "./relay-send.js";
 export { RelaySlots, SLOT_BYTES } from "./relay-slots.js";
+export { runSaveChannel } from "./save-channel.js";
 export { runSendChannel } from "./send-channel.js";
 export { type ChannelTotals, createCounters, sumCounters } from "./shared-words.js";
 export { SyncBarrier } from "./sync-barrier.js";

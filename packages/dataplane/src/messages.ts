@@ -52,7 +52,7 @@ export type SendTask = {
   readonly counters: SharedArrayBuffer;
 };
 
-/** A RAM block as a receiving thread sees it. */
+/** A RAM block as whoever places its pages sees it. */
 export type ReceiveBlock = {
   readonly name: string;
   readonly lengthBytes: number;
@@ -86,6 +86,22 @@ export type ReceiveTask = {
   readonly frames?: FrameLog;
   /** Takes `DeviceStateArrived`. */
   readonly devices: MessagePort;
+};
+
+/** A thread that writes a guest into files of this process: no wire lies between. */
+export type SaveTask = {
+  readonly channel: number;
+  readonly pageBytes: number;
+  readonly blocks: readonly SendBlock[];
+  /** A compressed snapshot, open for reading, that blocks with a page map are in. */
+  readonly frames?: number;
+  /** Where the blocks go, by their index. */
+  readonly places: readonly ReceiveBlock[];
+  /** Where places with a page map go. */
+  readonly log?: FrameLog;
+  /** `PacketRing.shared`. */
+  readonly ring: SharedArrayBuffer;
+  readonly counters: SharedArrayBuffer;
 };
 
 /** What the threads of both sides of a relay share. */

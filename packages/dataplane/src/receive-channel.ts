@@ -5,19 +5,18 @@
  * checks, and once for the payload, which C receives, decodes and places. SYNC is
  * honoured after the packet's own pages, for sources before 9.0 send pages with it.
  *
- * A zero page is written only where something may have been written before:
- * fresh guest RAM reads as zero, and touching it would cost a host page. In a
- * snapshot file it is never written, only marked; and into a compressed one
- * packets go as frames, which is why those are compressed here, by every channel at once.
+ * Into a compressed snapshot packets go as frames, which is why those are
+ * compressed here, by every channel at once.
  *
  * Blocks in recv(2) and at the barrier; the coordinator ends it by shutting the
  * socket down and giving the barrier up. Owns its intake and frame writer.
  */
-import { clearPages, receivePages } from "@multifd/native";
+import { receivePages } from "@multifd/native";
 import { describeError, placeError } from "@multifd/protocol";
 import { FrameWriter } from "./frame-writer.js";
 import type { ChannelResult, DeviceStateArrived, ReceiveTask } from "./messages.js";
 import { PacketIntake } from "./packet-intake.js";
+import { PagePlacement } from "./page-placement.js";
 import { COUNTER } from "./shared-words.js";
 import { SyncBarrier } from "./sync-barrier.js";
 
@@ -46,8 +45,7 @@ class PacketReceiver {
   packets = 0;
   readonly #task: ReceiveTask;
   readonly #intake: PacketIntake;
-  readonly #written: readonly Int32Array[];
-  readonly #arrived: readonly (Int32Array | null)[];
+  readonly #placement: PagePlacement;
   readonly #counters: Float64Array;
   readonly #countersAt: number;
   /** Null where no block goes into frames. */
@@ -61,8 +59,7 @@ class PacketReceiver {
     this.#task = task;
     this.barrier = new SyncBarrier(task.channels, task.barrier);
     this.#intake = new PacketIntake({ ...task, deviceStateBytesMax: DEVICE_STATE_RECEIVE_MAX });
-    this.#written = blocks.map((block) => new Int32Array(block.written));
-    this.#arrived = blocks.map(({ arrived }) => (arrived === undefined ? null : new Int32Array(arrived)));
+    this.#placement = new PagePlacement(blocks, this.#intake.packet, () => this.#receivePayload());
     this.#counters = new Float64Array(task.counters);
     this.#countersAt = task.channel * COUNTER.words;
     this.#frames = task.frames === undefined ? null : new FrameWriter(task.frames);
@@ -89,34 +86,10 @@ class PacketReceiver {
   }
 
   #applyPages(): void {
-    const { block, zeroPages } = this.#intake;
+    const { block, normalPages, zeroPages } = this.#intake;
     this.#counters[this.#countersAt + COUNTER.zeroPages]! += zeroPages;
-    if (this.#task.blocks[block]!.pageMap === undefined) this.#placePages();
+    if (this.#task.blocks[block]!.pageMap === undefined) this.#placement.place(block, normalPages, zeroPages);
     else this.#appendPages();
-  }
-
-  /** Receives the listed pages into their places, and sees to those that are zeros. */
-  #placePages(): void {
-    const { packet, block: index, normalPages, zeroPages } = this.#intake;
-    const { pages } = packet;
-    const block = this.#task.blocks[index]!;
-    const written = this.#written[index]!;
-    const arrived = this.#arrived[index]!;
-    // Before the pages are in place, for their numbers do not outlive that; nobody looks before the round's SYNC.
-    if (arrived !== null) markAll(arrived, pages, normalPages + zeroPages);
-    // Pages of a packet share their history: those of a later round are mostly in the file already.
-    const first = pages[0]!;
-    packet.placeInto(block.target, (Atomics.load(written, first >>> 5) & (1 << (first & 31))) === 0);
-    if (normalPages > 0) {
-      this.#receivePayload();
-      for (let i = 0; i < normalPages; i++) Atomics.or(written, pages[i]! >>> 5, 1 << (pages[i]! & 31));
-    }
-    if (block.zeroPages === "struck-off") {
-      for (let i = normalPages; i < normalPages + zeroPages; i++)
-        Atomics.and(written, pages[i]! >>> 5, ~(1 << (pages[i]! & 31)));
-    } else if (zeroPages > 0) {
-      this.#clearZeroPages(normalPages, zeroPages, written);
-    }
   }
 
   /** Receives the listed pages into the frame window, and appends them to the log. */
@@ -144,21 +117,6 @@ class PacketReceiver {
     this.#counters[this.#countersAt + COUNTER.normalPages]! += normalPages;
   }
 
-  /** Clears what may hold something; the bit stays set, which costs a later zero one more write and nothing else. */
-  #clearZeroPages(from: number, zeroPages: number, written: Int32Array): void {
-    const { packet } = this.#intake;
-    const { pages } = packet;
-    let clear = 0;
-    for (let i = from; i < from + zeroPages; i++) {
-      const page = pages[i]!;
-      if ((Atomics.load(written, page >>> 5) & (1 << (page & 31))) !== 0) pages[clear++] = page;
-    }
-    if (clear === 0) return;
-    packet.normalPages = 0;
-    packet.zeroPages = clear;
-    clearPages(packet);
-  }
-
   /** Hands one packet over, as soon as the one before it has been admitted. @returns false when told to give up. */
   #receiveDeviceState(): boolean {
     const { channel } = this.#task;
@@ -172,8 +130,4 @@ class PacketReceiver {
     this.barrier.countDeviceState(channel);
     return true;
   }
-}
-
-function markAll(bits: Int32Array, pages: Uint32Array, count: number): void {
-  for (let i = 0; i < count; i++) Atomics.or(bits, pages[i]! >>> 5, 1 << (pages[i]! & 31));
 }

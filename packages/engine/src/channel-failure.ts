@@ -13,8 +13,8 @@ import type { FirstFailure } from "./first-failure.js";
 const LAST_WORD_MS = 500;
 
 /** @returns `shown`, or the reason for it, placed. */
-export async function explainFailure(channel: Channel, index: number, shown: Error): Promise<unknown> {
-  const reason = await channel.explain(shown);
+export async function explainFailure(channel: Channel | undefined, index: number, shown: Error): Promise<unknown> {
+  const reason = channel === undefined ? shown : await channel.explain(shown);
   return reason === shown ? shown : placeError(reason, `channel ${index}`);
 }
 

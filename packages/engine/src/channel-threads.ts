@@ -21,6 +21,7 @@ import {
   type ReceiveTask,
   type RelayReceiveTask,
   type RelaySendTask,
+  type SaveTask,
   type SendTask,
 } from "@multifd/dataplane";
 import { reviveError } from "@multifd/protocol";
@@ -35,7 +36,7 @@ export class ChannelThreads {
   #closing: Promise<void> | null = null;
 
   /** Starts the threads; what they are to do comes with `start`. */
-  constructor(entry: "send-channel" | "receive-channel" | "relay-channel", threads: number) {
+  constructor(entry: "send-channel" | "receive-channel" | "relay-channel" | "save-channel", threads: number) {
     this.#pool = new Piscina({
       filename: fileURLToPath(import.meta.resolve(`@multifd/workers/${entry}`)),
       minThreads: threads,
@@ -55,12 +56,12 @@ export class ChannelThreads {
   /**
    * Starts a task per channel.
    *
-   * @param channels  Borrowed by the tasks, owned from here on.
+   * @param channels  Borrowed by the tasks, owned from here on; none where nothing crosses a wire.
    * @param fail      Called with what ends a channel in error.
    */
   start(
     channels: readonly Channel[],
-    tasks: readonly (SendTask | ReceiveTask | RelayReceiveTask | RelaySendTask)[],
+    tasks: readonly (SendTask | ReceiveTask | RelayReceiveTask | RelaySendTask | SaveTask)[],
     fail: (error: unknown) => void,
   ): void {
     this.#channels = channels;
@@ -68,7 +69,7 @@ export class ChannelThreads {
       try {
         const transferList: MessagePort[] = "devices" in task ? [task.devices] : [];
         const result = (await this.#pool.run(task, { transferList })) as ChannelResult;
-        if (!result.ok) fail(await explainFailure(channels[task.channel]!, task.channel, reviveError(result.error)));
+        if (!result.ok) fail(await explainFailure(channels[task.channel], task.channel, reviveError(result.error)));
       } catch (error) {
         fail(error);
       }

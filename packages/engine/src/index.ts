@@ -39,6 +39,7 @@ export { runRelay } from "./relay.js";
 export type { RelayJob, RelayResult } from "./relay-job.js";
 export type { RelayPeer, RelayWord } from "./relay-peer.js";
 export { type PublisherParts, RoundPublisher } from "./round-publisher.js";
+export { runSave, type SaveJob } from "./save.js";
 export { runSource } from "./source.js";
 export type { SourceJob } from "./source-job.js";
 export { StallWatch } from "./stall-watch.js";

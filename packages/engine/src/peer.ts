@@ -11,6 +11,7 @@ import type { Channel } from "@multifd/channel";
 import type { RamBlock } from "@multifd/memory";
 import type { PacketMethod } from "@multifd/protocol";
 import type { DevicePart } from "./guest.js";
+import type { PlacedRam } from "./placed-ram.js";
 
 /** A RAM block as a source lists it. */
 export type ListedBlock = RamBlock & {
@@ -43,6 +44,11 @@ export interface SourcePeer {
   connect(signal: AbortSignal): Promise<readonly Channel[]>;
   /** Whether the destination of these devices takes zero pages in packets, or only from `closeRound`. */
   zeroPagesGo(devices: DevicePart | null): "in-packets" | "on-main";
+  /**
+   * Set where nothing crosses a wire: threads of this process write the pages into their places, which are there
+   * after `begin`. There are no channels to connect then.
+   */
+  readonly file?: { readonly places: PlacedRam };
   /** After `begin`: the methods that packets may bear each on its own; null where all bear the one that is configured. */
   readonly packetMethods: readonly PacketMethod[] | null;
   /** Says what will come, up to the list of RAM blocks. `devices` is null where only RAM moves. Call after `verdict`. */

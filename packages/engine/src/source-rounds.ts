@@ -18,6 +18,7 @@ import {
   createZeroMarks,
   DeviceStage,
   PacketRing,
+  type SaveTask,
   type SendTask,
   sumCounters,
   takeZeroRuns,
@@ -31,9 +32,13 @@ import type { MigrationTotals } from "./events.js";
 import { Pacer } from "./pacer.js";
 import { packetMethods } from "./packet-methods.js";
 import type { RoundPhase, ZeroPages } from "./peer.js";
+import type { PlacedRam } from "./placed-ram.js";
 import { ProgressMeter } from "./progress-meter.js";
 import { RoundPublisher } from "./round-publisher.js";
 import { type SourceJob, sharedPageBytes } from "./source-job.js";
+
+/** What a thread is told, whatever becomes of the pages. */
+type CommonTask = Pick<SendTask & SaveTask, "pageBytes" | "blocks" | "frames" | "ring" | "counters">;
 
 export class SourceRounds {
   readonly pageBytes: number;
@@ -61,7 +66,7 @@ export class SourceRounds {
     this.#attempt = attempt;
     this.pageBytes = sharedPageBytes(guest);
     const pagesMax = packetPagesMax(this.pageBytes);
-    this.#threads = new ChannelThreads("send-channel", peer.channels);
+    this.#threads = new ChannelThreads(peer.file ? "save-channel" : "send-channel", peer.channels);
     this.#counters = createCounters(peer.channels);
     this.#zeroMarks =
       peer.zeroPagesGo(job.devices) === "on-main"
@@ -98,10 +103,9 @@ export class SourceRounds {
     this.#ring.ring();
   }
 
-  /** Starts a thread per channel, which waits for the first round. @param channels  Owned from here on. */
+  /** Starts the threads, which wait for the first round. @param channels  Owned from here on. */
   start(channels: readonly Channel[]): void {
-    const { peer, guest, compression, level } = this.#job;
-    const methods = packetMethods(compression, peer.packetMethods, peer.name);
+    const { peer, guest } = this.#job;
     const frames = guest.ram.find(({ pageMap }) => pageMap !== undefined)?.descriptor;
     const blocks = guest.ram.map(({ block, descriptor, offsetBytes, pageMap }, index) => ({
       name: block.name,
@@ -111,22 +115,41 @@ export class SourceRounds {
       zeroMarks: this.#zeroMarks?.[index] ?? null,
       ...(pageMap && { pageMap }),
     }));
-    const tasks = channels.map(
-      (channel, index): SendTask => ({
-        channel: index,
-        descriptor: channel.descriptor,
-        pageBytes: this.pageBytes,
-        compression,
-        methods,
-        level,
-        blocks,
-        ...(frames !== undefined && { frames }),
-        ring: this.#ring.shared,
-        stage: this.#stage.shared,
-        counters: this.#counters,
-      }),
-    );
+    const common: CommonTask = {
+      pageBytes: this.pageBytes,
+      blocks,
+      ...(frames !== undefined && { frames }),
+      ring: this.#ring.shared,
+      counters: this.#counters,
+    };
+    const tasks = peer.file ? this.#saveTasks(common, peer.file.places) : this.#sendTasks(common, channels);
     this.#threads.start(channels, tasks, (error) => failAfterLastWord(this.#attempt.failure, error));
+  }
+
+  /** One per channel. */
+  #sendTasks(common: CommonTask, channels: readonly Channel[]): readonly SendTask[] {
+    const { peer, compression, level } = this.#job;
+    const methods = packetMethods(compression, peer.packetMethods, peer.name);
+    return channels.map(({ descriptor }, channel) => ({
+      ...common,
+      channel,
+      descriptor,
+      compression,
+      methods,
+      level,
+      stage: this.#stage.shared,
+    }));
+  }
+
+  #saveTasks(common: CommonTask, placed: PlacedRam): readonly SaveTask[] {
+    const places = placed.receiveBlocks();
+    const { frames: log } = placed;
+    return Array.from({ length: this.#job.peer.channels }, (_, channel) => ({
+      ...common,
+      channel,
+      places,
+      ...(log && { log }),
+    }));
   }
 
   /** The round without pages that introduces every channel. @param companions  As for `send`. */

@@ -27,7 +27,15 @@ export { hugePageBytes, lockFile, punchFile, reserveFile, seekData, seekHole, un
 export { registerFresh } from "./fresh-pages.js";
 export { createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "./mapping.js";
 export { HEADER_BYTES_MAX, PAGES_MAX, PAYLOAD_BYTES_MAX, PacketBlock, type PlaceTarget } from "./packet-block.js";
-export { clearPages, placePages, preparePacket, receiveHeader, receivePages, sendPacket } from "./packet-calls.js";
+export {
+  clearPages,
+  placePages,
+  placePrepared,
+  preparePacket,
+  receiveHeader,
+  receivePages,
+  sendPacket,
+} from "./packet-calls.js";
 export { RANGES_MAX, RangeBlock, type RangeBlockTarget } from "./range-block.js";
 export { loadIndex, markPages, storeIndex } from "./rings.js";
 export { peekBytes, pollReadable, receiveBytes, sendBytes, setSocketTimeout } from "./socket-streams.js";

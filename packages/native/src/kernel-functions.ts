@@ -16,6 +16,7 @@ export const kernelFunctions = {
   mfd_receive_pages: ["buffer"],
   mfd_clear_pages: ["buffer"],
   mfd_place_pages: ["buffer"],
+  mfd_place_prepared: ["buffer"],
   mfd_send_ranges: ["buffer"],
   mfd_receive_ranges: ["buffer"],
 

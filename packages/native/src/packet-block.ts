@@ -73,6 +73,7 @@ export class PacketBlock {
     readonly receivePages: () => number;
     readonly clearPages: () => number;
     readonly placePages: () => number;
+    readonly placePrepared: () => number;
   };
   readonly #words: Uint32Array;
   readonly #signed: Int32Array;
@@ -99,6 +100,7 @@ export class PacketBlock {
       receivePages: bind("mfd_receive_pages", this.bytes),
       clearPages: bind("mfd_clear_pages", this.bytes),
       placePages: bind("mfd_place_pages", this.bytes),
+      placePrepared: bind("mfd_place_prepared", this.bytes),
     };
   }
 

@@ -67,3 +67,12 @@ export function clearPages(packet: PacketBlock): void {
 export function placePages(packet: PacketBlock): void {
   checked(packet.calls.placePages(), "placing pages");
 }
+
+/**
+ * Overwrites `pages[0 .. normalPages)` of the target with the pages that were prepared; zero pages are not touched.
+ *
+ * @throws {SystemError} SYSTEM_ENOSPC and whatever else the file answers.
+ */
+export function placePrepared(packet: PacketBlock): void {
+  checked(packet.calls.placePrepared(), "placing pages");
+}

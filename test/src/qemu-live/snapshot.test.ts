@@ -9,9 +9,9 @@ import { type LiveVm, LiveVms } from "./live-vms.js";
 /** The boot guest writes all its RAM faster than it can be read: it is stopped for about all of that. */
 const PATIENCE = ["--downtime-limit", "5000"];
 const matrix = [
-  ["7.2", "7.2", "mapped-ram", "none", 2],
-  ["11.1", "11.1", "mapped-ram", "none", 1],
-  ["7.2", "11.1", "compressed", "zstd", 4],
+  ["7.2", "7.2", "mapped-ram", 2],
+  ["11.1", "11.1", "mapped-ram", 1],
+  ["7.2", "11.1", "compressed", 4],
 ] as const;
 
 describe("a snapshot of a live guest", function () {
@@ -37,13 +37,13 @@ describe("a snapshot of a live guest", function () {
     await vm.qemu.execute("cont");
   };
 
-  for (const [from, to, form, compression, channels] of matrix) {
-    it(`lets it go on in QEMU ${from}, and QEMU ${to} goes on from the file: ${form}, ${compression}, ${channels} channels`, async () => {
+  for (const [from, to, form, channels] of matrix) {
+    it(`lets it go on in QEMU ${from}, and QEMU ${to} goes on from the file: ${form}, ${channels} channels`, async () => {
       const first = await vms.start(from);
       await waitForSweep(first.ram, 2);
       const found = await settings(first);
       const out = vms.path("snapshot");
-      const flags = ["--form", form, "--compression", compression, "--channels", String(channels), ...PATIENCE];
+      const flags = ["--form", form, "--channels", String(channels), ...PATIENCE];
       const { status, last, stderr } = await snapshot(first, out, flags).outcome;
       assert.deepEqual([status, last.event, stderr], [0, "completed", ""], last.message);
       assert.ok((last.downtimeMs ?? 0) > 0);

@@ -1,21 +1,15 @@
 /**
  * `multifd convert`: a snapshot from one form into the other, or written anew in its own.
  *
- * It is a migration from file to file within this process, over a socket that has
- * no name in the file system: so it is parallel, bounded in memory, and checked, like every other.
- * Out of a compressed snapshot frames travel as they are and are decoded at the
- * destination; a compressed snapshot written anew loses its outdated pages.
+ * A stored guest is saved anew, by several threads at once, in bounded memory, and checked
+ * like every other. A compressed snapshot written anew loses its outdated pages.
  */
-import { randomUUID } from "node:crypto";
-import type { MigrationResult } from "@multifd/engine";
-import { runDestination, runSource } from "@multifd/engine";
-import { openSnapshot, QemuDestinationPeer, QemuSourcePeer, type Snapshot, storedGuest } from "@multifd/peer-qemu";
-import { ChannelError } from "@multifd/protocol";
-import { type Command, Option } from "commander";
-import { CHANNELS_MAX, CONNECT_TIMEOUT_MS } from "../channel-flags.js";
+import { type MigrationResult, runSave } from "@multifd/engine";
+import { openSnapshot, type Snapshot, storedGuest } from "@multifd/peer-qemu";
+import type { Command } from "commander";
+import { addThreads } from "../channel-flags.js";
 import type { OutputFlags } from "../event-output.js";
 import { addOutputFlags, type MigrationWatch, runMigration } from "../migration-command.js";
-import { wholeNumber } from "../option-values.js";
 import { addSnapshotFlags, type SnapshotFlags, snapshotWriter } from "../snapshot-flags.js";
 import type { CommandContext } from "../terminal.js";
 
@@ -26,8 +20,6 @@ Example:
   multifd convert vm.mapped-ram vm.snapshot
   multifd convert vm.snapshot smaller.snapshot --form compressed --form-level 9`;
 
-const HANDSHAKE_TIMEOUT_MS = 10_000;
-
 export function addConvertCommand(program: Command, context: CommandContext): void {
   const command = program
     .command("convert")
@@ -35,9 +27,7 @@ export function addConvertCommand(program: Command, context: CommandContext): vo
     .description("Writes a snapshot in the other form, or anew in its own.")
     .argument("<in>", "the snapshot")
     .argument("<out>", "where the new one goes; replaced when the new one is whole");
-  addSnapshotFlags(command, "the one that IN has not").addOption(
-    new Option("--channels <n>", "threads on each side").argParser(wholeNumber(1, CHANNELS_MAX)).default(2),
-  );
+  addThreads(addSnapshotFlags(command, "the one that IN has not"));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (path: string, out: string, flags: ConvertFlags) => {
@@ -52,36 +42,25 @@ export function addConvertCommand(program: Command, context: CommandContext): vo
     });
 }
 
-async function convert(
+function convert(
   snapshot: Snapshot,
   out: string,
   flags: ConvertFlags,
   { onEvent, signal }: MigrationWatch,
 ): Promise<MigrationResult> {
-  const { channels, formLevel } = flags;
   const form = flags.form ?? (snapshot.form === "compressed" ? "mapped-ram" : "compressed");
-  const address = { kind: "unix", path: `@multifd-convert-${randomUUID()}` } as const;
-  // Frames cross as they are; pages cross as they are, too, for either is compressed once at most.
-  const compression = snapshot.form === "compressed" ? "zstd" : "none";
-  const common = { signal, compression, stallTimeoutMs: 0 } as const;
-  const peer = await QemuDestinationPeer.listen(address, { channels, handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS });
-  const guest = snapshotWriter(out, form, formLevel);
-  const arrival = runDestination({ ...common, guest, peer, onEvent: () => {} });
-  const departure = runSource({
-    ...common,
+  return runSave({
     guest: storedGuest(snapshot),
-    peer: new QemuSourcePeer({ address, channels, connectTimeoutMs: CONNECT_TIMEOUT_MS }),
-    onEvent,
-    level: 1,
+    into: snapshotWriter(out, form, flags.formLevel),
+    name: out,
+    threads: flags.channels,
     devices: snapshot.devices,
+    onEvent,
+    signal,
     maxBandwidth: 0,
     downtimeLimitMs: 0,
     roundsMax: 1,
     atRoundLimit: "switchover",
+    stallTimeoutMs: 0,
   });
-  const [departed, arrived] = await Promise.allSettled([departure, arrival]);
-  // Whoever found something wrong knows why; the other only saw it go.
-  if (arrived.status === "rejected" && !(arrived.reason instanceof ChannelError)) throw arrived.reason;
-  if (departed.status === "rejected") throw departed.reason;
-  return departed.value;
 }

@@ -9,23 +9,19 @@ import { type Command, Option } from "commander";
 import {
   addDowntimeLimit,
   addRoundLimit,
-  addSharedChannelFlags,
-  addSpeedFlags,
+  addSaveFlags,
   type ConvergenceFlags,
-  checkLevel,
-  type SharedChannelFlags,
-  type SpeedFlags,
+  type SaveFlags,
 } from "../channel-flags.js";
 import type { OutputFlags } from "../event-output.js";
 import { addOutputFlags, runMigration } from "../migration-command.js";
 import { processId } from "../option-values.js";
-import { addQmpFlag, driveQemu, withPrivateSocket } from "../qemu-driving.js";
+import { addQmpFlag, driveQemu } from "../qemu-driving.js";
 import { addSnapshotFlags, type SnapshotFlags } from "../snapshot-flags.js";
 import { keepInSnapshot } from "../snapshot-keeper.js";
 import type { CommandContext } from "../terminal.js";
 
-type QemuSnapshotFlags = SharedChannelFlags &
-  SpeedFlags &
+type QemuSnapshotFlags = SaveFlags &
   ConvergenceFlags &
   SnapshotFlags &
   OutputFlags & {
@@ -56,11 +52,10 @@ export function addQemuSnapshotCommand(group: Command, context: CommandContext):
     )
     .addOption(new Option("--out <path>", "the snapshot file, which must not exist yet").makeOptionMandatory());
   addSnapshotFlags(command, "mapped-ram");
-  addRoundLimit(addDowntimeLimit(addSpeedFlags(addSharedChannelFlags(command))));
+  addRoundLimit(addDowntimeLimit(addSaveFlags(command)));
   addOutputFlags(command)
     .addHelpText("after", EXAMPLE)
     .action(async (flags: QemuSnapshotFlags) => {
-      checkLevel(command, flags);
       await snapshot(context, flags);
     });
 }
@@ -68,26 +63,21 @@ export function addQemuSnapshotCommand(group: Command, context: CommandContext):
 async function snapshot(context: CommandContext, flags: QemuSnapshotFlags): Promise<void> {
   await runMigration(context, flags, ({ onEvent, signal, warn }) =>
     driveQemu({ qmp: flags.qmp }, (qmp, meeting) =>
-      withPrivateSocket((link) =>
-        snapshotQemu({
-          qmp,
-          ...(flags.pid !== undefined && { pid: flags.pid }),
-          keeper: keepInSnapshot(flags.out, flags.form ?? "mapped-ram", flags.formLevel),
-          meeting,
-          link,
-          channels: flags.channels,
-          compression: flags.compression,
-          level: flags.level,
-          downtimeLimitMs: flags.downtimeLimit,
-          maxBandwidth: flags.maxBandwidth,
-          roundsMax: flags.roundsMax,
-          atRoundLimit: flags.atRoundLimit,
-          stallTimeoutMs: flags.stallTimeout,
-          onEvent,
-          onWarning: warn,
-          signal,
-        }),
-      ),
+      snapshotQemu({
+        qmp,
+        ...(flags.pid !== undefined && { pid: flags.pid }),
+        keeper: keepInSnapshot(flags.out, flags.form ?? "mapped-ram", flags.formLevel),
+        meeting,
+        threads: flags.channels,
+        downtimeLimitMs: flags.downtimeLimit,
+        maxBandwidth: flags.maxBandwidth,
+        roundsMax: flags.roundsMax,
+        atRoundLimit: flags.atRoundLimit,
+        stallTimeoutMs: flags.stallTimeout,
+        onEvent,
+        onWarning: warn,
+        signal,
+      }),
     ),
   );
 }

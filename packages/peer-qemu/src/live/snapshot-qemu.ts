@@ -1,31 +1,21 @@
 /**
  * Snapshot of a QEMU: its guest into a file while it runs, with a pause for the last round only.
  *
- * Both ends of a migration in this process: the source is the live guest, tracked from outside, the destination the
- * file. The guest goes on when the last of its RAM and devices has been read, before any of
+ * The source is the live guest, tracked from outside, and its RAM goes from its file straight into the other. The
+ * guest goes on when the last of its RAM and devices has been read, before any of
  * it need be on disk; what is kept is read back, and a failure at any time removes it.
  *
  *   look ─ track ─ borrow the settings ─ rounds ─ stop ─ devices, last round ─ go on ─▶ on disk ─ read back
  */
 import type { Address } from "@multifd/channel";
-import {
-  attachTracking,
-  directIoFiles,
-  type EventSink,
-  type MigrationResult,
-  runDestination,
-  runSource,
-  type SourcePeer,
-} from "@multifd/engine";
-import { ChannelError, type Compression, MigrationError } from "@multifd/protocol";
-import { QemuDestinationPeer } from "../destination-peer.js";
+import { attachTracking, directIoFiles, type EventSink, type MigrationResult, runSave } from "@multifd/engine";
+import { ChannelError, MigrationError } from "@multifd/protocol";
 import { MigrationSettings } from "../drive/migration-settings.js";
 import { checkSource, compareMachines, nameQemu } from "../drive/preflight.js";
 import { qemuGone } from "../drive/qemu-end.js";
 import { type QemuFacts, queryQemu } from "../drive/qemu-facts.js";
 import type { GuestKeeper } from "../drive/save-vm.js";
 import type { QmpClient } from "../qmp-client.js";
-import { QemuSourcePeer } from "../source-peer.js";
 import { captureSettings, DeviceCapture } from "./device-capture.js";
 import { takeMachineRecord } from "./machine-record.js";
 import { findQemuPid, openSharedRam } from "./shared-ram.js";
@@ -39,11 +29,7 @@ export type SnapshotQemuJob = {
   readonly keeper: GuestKeeper;
   /** A private socket where QEMU hands its devices over. */
   readonly meeting: Address;
-  /** Another, between the two ends in this process. */
-  readonly link: Address;
-  readonly channels: number;
-  readonly compression: Compression;
-  readonly level: number;
+  readonly threads: number;
   readonly downtimeLimitMs: number;
   readonly maxBandwidth: number;
   readonly roundsMax: number;
@@ -53,10 +39,6 @@ export type SnapshotQemuJob = {
   readonly onWarning: (text: string) => void;
   readonly signal: AbortSignal;
 };
-
-const CONNECT_MS = 10_000;
-/** What one end says when the other has failed. */
-const ECHOES = ["PEER_REFUSED", "ACKNOWLEDGEMENT_LOST", "STREAM_CUT", "CANCELLED"];
 
 /**
  * Takes a snapshot.
@@ -100,7 +82,7 @@ export async function snapshotQemu(job: SnapshotQemuJob): Promise<MigrationResul
 async function keep(job: SnapshotQemuJob, facts: QemuFacts, guest: WholeGuest): Promise<MigrationResult> {
   const { keeper } = job;
   try {
-    const result = await move(job, facts, guest);
+    const result = await move(job, guest);
     compareMachines(await keeper.readBack(job.signal), facts, []);
     if (job.signal.aborted) throw new ChannelError("CANCELLED", "cancelled; nothing was kept");
     return { ...result, downtimeMs: guest.downtimeMs };
@@ -112,73 +94,32 @@ async function keep(job: SnapshotQemuJob, facts: QemuFacts, guest: WholeGuest): 
   }
 }
 
-/** Runs both ends to their end. */
-async function move(job: SnapshotQemuJob, facts: QemuFacts, guest: WholeGuest): Promise<MigrationResult> {
-  const { link, channels, compression, level, stallTimeoutMs, onEvent } = job;
-  const { downtimeLimitMs, maxBandwidth, roundsMax, atRoundLimit } = job;
-  const { uuid } = facts;
+async function move(job: SnapshotQemuJob, guest: WholeGuest): Promise<MigrationResult> {
+  const { qmp, keeper, threads, downtimeLimitMs, maxBandwidth, roundsMax, atRoundLimit, stallTimeoutMs, onEvent } = job;
   const gone = new AbortController();
-  void qemuGone(job.qmp).then(() => gone.abort());
-  const signal = AbortSignal.any([job.signal, gone.signal]);
-  const destination = await QemuDestinationPeer.listen(link, { channels, uuid, handshakeTimeoutMs: CONNECT_MS });
-  const peer = new QemuSourcePeer({ address: destination.address, channels, connectTimeoutMs: CONNECT_MS, uuid });
-  const taking = runDestination({
-    guest: job.keeper.guest,
-    peer: destination,
-    compression,
-    stallTimeoutMs,
-    onEvent: () => {}, // the source tells the same
-    signal,
-  });
-  const giving = runSource({
-    guest,
-    peer: goingOn(peer, () => guest.resume()),
-    onEvent,
-    signal,
-    compression,
-    level,
-    devices: guest.part,
-    downtimeLimitMs,
-    maxBandwidth,
-    roundsMax,
-    atRoundLimit,
-    stallTimeoutMs,
-  });
-  const [given, taken] = await Promise.allSettled([giving, taking]);
-  if (given.status === "fulfilled" && taken.status === "fulfilled") return given.value;
-  if (gone.signal.aborted && !job.signal.aborted) {
-    throw new ChannelError("QMP_CLOSED", "QEMU ended, or closed its QMP socket, while its guest was saved");
+  void qemuGone(qmp).then(() => gone.abort());
+  try {
+    return await runSave({
+      guest,
+      into: keeper.guest,
+      name: "the snapshot",
+      threads,
+      devices: guest.part,
+      onRead: () => guest.resume(),
+      downtimeLimitMs,
+      maxBandwidth,
+      roundsMax,
+      atRoundLimit,
+      stallTimeoutMs,
+      onEvent,
+      signal: AbortSignal.any([job.signal, gone.signal]),
+    });
+  } catch (error) {
+    if (!gone.signal.aborted || job.signal.aborted) throw error;
+    throw new ChannelError("QMP_CLOSED", "QEMU ended, or closed its QMP socket, while its guest was saved", {
+      cause: error,
+    });
   }
-  const reasons = [given, taken].flatMap((end) => (end.status === "rejected" ? [end.reason as unknown] : []));
-  throw reasons.find((reason) => !isEcho(reason)) ?? reasons[0];
-}
-
-function isEcho(reason: unknown): boolean {
-  if (!(reason instanceof MigrationError)) return false;
-  return ECHOES.includes(reason.code) || reason.code.startsWith("CHANNEL_");
-}
-
-/** A peer that lets the guest go on when all of it has been read. */
-function goingOn(peer: QemuSourcePeer, goOn: () => Promise<void>): SourcePeer {
-  return {
-    name: "the snapshot",
-    channels: peer.channels,
-    get mainBytes() {
-      return peer.mainBytes;
-    },
-    get packetMethods() {
-      return peer.packetMethods;
-    },
-    connect: (signal) => peer.connect(signal),
-    zeroPagesGo: (devices) => peer.zeroPagesGo(devices),
-    begin: (blocks, devices) => peer.begin(blocks, devices),
-    closeRound: (phase, zeroPages) => peer.closeRound(phase, zeroPages),
-    finish: async (devices) => {
-      await Promise.all([goOn(), peer.finish(devices)]);
-    },
-    verdict: () => peer.verdict(),
-    close: () => peer.close(),
-  };
 }
 
 /** Does what has to be done and may not end the snapshot; a QEMU that is gone has nothing left to tidy. */
