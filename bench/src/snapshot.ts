@@ -1,10 +1,10 @@
 /**
  * Snapshot: how long a guest takes into one file and out of it, in QEMU's way and in ours.
  *
- * One image serves all; all ways take turns, and each round's files are made anew.
+ * One image serves all; all ways take turns, each on warm memory, and each round's files are made anew.
  * A save is what its source, a paused QEMU 11.1, says it took, until our word that the
  * file is whole and synced, or, where QEMU writes the file itself, until it has been
- * synced afterwards; a load runs from the first command until the destination,
+ * synced afterwards, or what our own snapshot of its RAM file says, synced too; a load runs from the first command until the destination,
  * a QEMU 11.1, says that it is complete. Files lie beside the image, in memory
  * unless `--dir` names a disk: what is measured is the programs.
  *
@@ -16,16 +16,31 @@ import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { assertSameBytes, createScratchDir, mixedImage, QemuProcess, removeScratchDir } from "@multifd/test/peers";
+import {
+  assertSameBytes,
+  createScratchDir,
+  mixedImage,
+  mixedShares,
+  QemuProcess,
+  removeScratchDir,
+} from "@multifd/test/peers";
 import { RAM_BLOCK } from "./endpoint.js";
 import { runSource, startDestination } from "./event-endpoint.js";
 import { describeMachine } from "./machine.js";
 import { heldCommand } from "./multifd-endpoint.js";
 import { median, medianRatio, spread } from "./statistics.js";
+import { warmMemory } from "./warm-memory.js";
 
 const TIMEOUT_MS = 600_000;
-/** QEMU's own file, ours in its form, ours compressed, and QEMU's compressed afterwards. */
-const FILES = ["qemu.mapped-ram", "ours.mapped-ram", "ours.compressed", "qemu.zst"] as const;
+/** QEMU's own file; ours in its form and compressed, of QEMU's stream and of its RAM file; and QEMU's compressed afterwards. */
+const FILES = [
+  "qemu.mapped-ram",
+  "ours.mapped-ram",
+  "ours.compressed",
+  "direct.mapped-ram",
+  "direct.compressed",
+  "qemu.zst",
+] as const;
 
 const { values } = parseArgs({
   options: {
@@ -38,6 +53,7 @@ const { values } = parseArgs({
 const ramBytes = Number.parseInt(values["ram-bytes"], 10) * (values["ram-bytes"].endsWith("G") ? 2 ** 30 : 2 ** 20);
 const channels = Number(values.channels);
 const runs = Number(values.runs);
+const storedRamBytes = Math.ceil(ramBytes * (1 - mixedShares.zero / 100));
 
 const images = createScratchDir("ram");
 const dir = values.dir === undefined ? images : mkdtempSync(join(values.dir, "multifd-"));
@@ -50,9 +66,20 @@ type Way = { readonly name: string; readonly run: () => Promise<number>; readonl
 
 const mappedRam = { "mapped-ram": true, "return-path": false };
 
-async function withVm<T>(file: string, incoming: string | null, use: (vm: QemuProcess) => Promise<T>): Promise<T> {
+async function withVm<T>(
+  file: string,
+  incoming: string | null,
+  use: (vm: QemuProcess) => Promise<T>,
+  extraArgs: readonly string[] = [],
+): Promise<T> {
   const memory = [{ id: RAM_BLOCK, path: file, bytes: ramBytes }];
-  const vm = await QemuProcess.start({ version: "11.1", memory, paused: true, ...(incoming && { incoming }) });
+  const vm = await QemuProcess.start({
+    version: "11.1",
+    memory,
+    paused: true,
+    extraArgs,
+    ...(incoming && { incoming }),
+  });
   try {
     return await use(vm);
   } finally {
@@ -102,6 +129,17 @@ const saveByUs = (file: string, form: string) =>
     }
   });
 
+/** By the running QEMU's RAM file, which we read ourselves. */
+const saveFromRamFile = (file: string, form: string) => {
+  const qmp = join(images, "qmp");
+  const serve = (vm: QemuProcess) =>
+    runSource("multifd qemu snapshot", process.execPath, [
+      ...heldCommand("qemu", "snapshot", "--json", "--channels", `${channels}`),
+      ...["--qmp", qmp, "--pid", `${vm.pid}`, "--out", path(file), "--form", form],
+    ]);
+  return withVm(image, null, async (vm) => (await serve(vm)).wallMs, ["-qmp", `unix:${qmp},server=on,wait=off`]);
+};
+
 async function compressAfterwards(from: string, to: string, level: number): Promise<number> {
   const startedMs = performance.now();
   const zstd = spawn("zstd", ["-q", "-f", `-${level}`, path(from), "-o", path(to)], { stdio: "inherit" });
@@ -137,11 +175,17 @@ const loadByUs = (file: string, compression: "none" | "zstd") =>
 
 /** Of the `zstd` program, for whoever types no level. */
 const ZSTD_DEFAULT_LEVEL = 3;
-const [qemu, mapped, compressed, zst] = FILES;
+const [qemu, mapped, compressed, direct, directCompressed, zst] = FILES;
 const ways: readonly Way[] = [
   { name: "save: QEMU, mapped-ram", run: () => saveByQemu(qemu), file: qemu },
   { name: "save: QEMU → multifd, mapped-ram", run: () => saveByUs(mapped, "mapped-ram"), file: mapped },
   { name: "save: QEMU → multifd, compressed", run: () => saveByUs(compressed, "compressed"), file: compressed },
+  { name: "save: multifd qemu snapshot, mapped-ram", run: () => saveFromRamFile(direct, "mapped-ram"), file: direct },
+  {
+    name: "save: multifd qemu snapshot, compressed",
+    run: () => saveFromRamFile(directCompressed, "compressed"),
+    file: directCompressed,
+  },
   { name: "afterwards: zstd -1 over QEMU's file", run: () => compressAfterwards(qemu, zst, 1), file: zst },
   {
     name: "afterwards: zstd over QEMU's file",
@@ -170,6 +214,7 @@ try {
   const sizes = new Map<string, number>();
   for (let round = 0; round <= runs; round++) {
     for (const { name, run, file } of ways) {
+      warmMemory(images, storedRamBytes);
       const ms = await run();
       say(`${round === 0 ? "warm-up" : `round ${round}`}, ${name}: ${(ms / 1000).toFixed(2)} s`);
       if (round > 0) measured.get(name)!.push(ms);
