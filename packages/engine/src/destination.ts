@@ -67,7 +67,8 @@ class DestinationMigration {
 
   async #takeIn(): Promise<MigrationResult> {
     const { guest, peer, stallTimeoutMs, onEvent } = this.#job;
-    this.#channels = await this.#failure.race(peer.accept(this.#attempt.signal));
+    const onSurplus = (error: unknown) => this.#failure.fail(error);
+    this.#channels = await this.#failure.race(peer.accept(this.#attempt.signal, onSurplus));
     this.#attempt.startClock();
     onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
     this.#attempt.watchForStall(stallTimeoutMs);

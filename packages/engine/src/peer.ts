@@ -100,15 +100,19 @@ export interface DestinationPeer {
   readonly name: string;
   readonly channels: number;
   readonly mainBytes: number;
-  /** Waits for the main channel and every channel; the result is ordered by channel number. */
-  accept(signal: AbortSignal): Promise<readonly Channel[]>;
+  /**
+   * Waits for the main channel and every channel; the result is ordered by channel number.
+   *
+   * @param onSurplus  Told, before the words have ended, when the source opens one channel more: what it sends there is lost.
+   */
+  accept(signal: AbortSignal, onSurplus: (error: unknown) => void): Promise<readonly Channel[]>;
   /** After `ram-blocks`: the methods that packets may bear each on its own; null where all bear the one that is configured. */
   readonly packetMethods: readonly PacketMethod[] | null;
   /** What the source says. Ends after `devices`, and throws where the stream breaks. */
   words(): AsyncIterator<SourceWord>;
   /** Tells the source that the guest is ours. @returns false where it did not ask to be told. */
   acknowledge(): Promise<boolean>;
-  /** Tells the source that we failed, as far as it still listens. Never rejects. */
+  /** Tells the source that we failed, as far as it still listens, once it can bear it. Never rejects. */
   refuse(): Promise<void>;
   /** Closes the main channel and stops listening. Idempotent. */
   close(): void;

@@ -41,8 +41,8 @@ export interface RelayPeer {
   readonly mainBytes: { readonly source: number; readonly destination: number };
   /** Whether the source has asked to be told how it ends; known when its words have ended. */
   readonly returnPath: boolean;
-  /** Waits for the source's main channel and every channel; ordered by channel number. */
-  accept(signal: AbortSignal): Promise<readonly Channel[]>;
+  /** Waits for the source's main channel and every channel; ordered by channel number. `onSurplus` as a `DestinationPeer`'s. */
+  accept(signal: AbortSignal, onSurplus: (error: unknown) => void): Promise<readonly Channel[]>;
   /** Connects everything to the destination, after `accept`, and introduces each channel as the source did. */
   connect(signal: AbortSignal): Promise<readonly Channel[]>;
   /** What the source says; each word is passed on once the next is asked for. Throws where either side breaks. */

@@ -69,7 +69,8 @@ class Relay {
 
   async #pass(): Promise<RelayResult> {
     const { peer, stallTimeoutMs } = this.#job;
-    this.#rounds.incoming.channels = await this.#failure.race(peer.accept(this.#attempt.signal));
+    const onSurplus = (error: unknown) => this.#failure.fail(error);
+    this.#rounds.incoming.channels = await this.#failure.race(peer.accept(this.#attempt.signal, onSurplus));
     this.#attempt.startClock();
     this.#tellConnected(peer.names.source, this.#rounds.incoming);
     this.#attempt.watchForStall(stallTimeoutMs);

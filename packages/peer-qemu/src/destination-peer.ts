@@ -90,8 +90,8 @@ export class QemuDestinationPeer implements DestinationPeer {
     return this.#packetMethods;
   }
 
-  async accept(signal: AbortSignal): Promise<Connections["channels"]> {
-    const { main, channels } = await this.#reception.accept(signal);
+  async accept(signal: AbortSignal, onSurplus: (error: unknown) => void): Promise<Connections["channels"]> {
+    const { main, channels } = await this.#reception.accept(signal, onSurplus);
     this.#main = new MainChannel(main);
     return channels;
   }
@@ -116,7 +116,9 @@ export class QemuDestinationPeer implements DestinationPeer {
           break;
         case "flush":
         case "section-end":
-          if (this.#pairing.pairs(event)) yield { kind: "sync", phase: event.phase };
+          if (!this.#pairing.pairs(event)) break;
+          this.#reception.lastCall();
+          yield { kind: "sync", phase: event.phase };
           break;
         case "zero-pages":
           this.#checkTaken(event.block);
@@ -127,6 +129,7 @@ export class QemuDestinationPeer implements DestinationPeer {
           yield this.#page(event);
           break;
         case "devices":
+          await this.#reception.allHeard();
           yield { kind: "devices", devices: this.#devices(event.bytes) };
           break;
       }
@@ -198,6 +201,7 @@ export class QemuDestinationPeer implements DestinationPeer {
   }
 
   async refuse(): Promise<void> {
+    await this.#reception.settle(); // also where we were given up before all had come
     const main = this.#main;
     if (main === null) return;
     try {

@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Address, Channel } from "@multifd/channel";
-import { receiveBytes, sendBytes } from "@multifd/native";
-import { encodeFileHeader, encodeMultifdInit, parseUuid } from "@multifd/protocol";
+import { pollReadable, receiveBytes, sendBytes } from "@multifd/native";
+import { encodeFileHeader, encodeMultifdInit, type ProtocolError, parseUuid } from "@multifd/protocol";
 import { type Connections, Reception, type ReceptionTerms } from "./reception.js";
 
 const MAIN = encodeFileHeader();
@@ -18,6 +18,8 @@ describe("reception", () => {
   let address: Address;
   let reception: Reception;
   let accepted: Promise<Connections>;
+  /** What was told of those who came when all were there. */
+  let surplus: unknown[];
   const opened: Channel[] = [];
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), "multifd-"));
@@ -32,7 +34,8 @@ describe("reception", () => {
   /** Listens and begins to accept. */
   async function receive(terms: Partial<ReceptionTerms> = {}, signal = new AbortController().signal): Promise<void> {
     reception = await Reception.listen(address, { channels: 2, handshakeTimeoutMs: 10_000, ...terms });
-    accepted = reception.accept(signal);
+    surplus = [];
+    accepted = reception.accept(signal, (error) => surplus.push(error));
     accepted.catch(() => {}); // told by whoever awaits it
   }
 
@@ -80,14 +83,6 @@ describe("reception", () => {
     for (const channel of [main, ...channels]) channel.close();
   });
 
-  it("lets nobody in any more once everybody is there", async () => {
-    await receive();
-    for (const bytes of [MAIN, init(0), init(1)]) await connect(bytes);
-    const { main, channels } = await accepted;
-    await assert.rejects(connect(MAIN), { code: "CONNECT_FAILED" });
-    for (const channel of [main, ...channels]) channel.close();
-  });
-
   it("names who is missing when the time is over, and counts who said nothing", async () => {
     await receive({ channels: 3, handshakeTimeoutMs: 150 });
     await connect(init(1));
@@ -101,12 +96,12 @@ describe("reception", () => {
   });
 
   it("starts no clock for a probe that connects and leaves", async () => {
-    await receive({ handshakeTimeoutMs: 150 });
+    await receive({ handshakeTimeoutMs: 1000 });
     const probe = await connect();
     probe.shutDown();
     // The end reaches the probe when the reception has let it go: from then on nobody is there.
     receiveBytes(probe.descriptor, new Uint8Array(1));
-    await new Promise((resolve) => setTimeout(resolve, 300)); // twice the time: a clock left running would be over
+    await new Promise((resolve) => setTimeout(resolve, 1300)); // longer than the time: a clock left running would be over
     for (const bytes of [MAIN, init(0), init(1)]) await connect(bytes);
     const { main, channels } = await accepted;
     for (const channel of [main, ...channels]) channel.close();
@@ -149,4 +144,107 @@ describe("reception", () => {
       await assert.rejects(accepted, { name: "ProtocolError", code, message });
     });
   }
+
+  /** Everybody whom two channels need is there, and is closed when the test ends. */
+  async function complete(terms: Partial<ReceptionTerms> = {}): Promise<Connections> {
+    await receive(terms);
+    for (const bytes of [init(0), init(1), MAIN]) await connect(bytes);
+    const connections = await accepted;
+    opened.push(connections.main, ...connections.channels);
+    return connections;
+  }
+
+  /** Waits until `connection` was hung up on, for nothing was ever said to it. */
+  async function hungUp(connection: Channel): Promise<void> {
+    assert.deepEqual(await pollReadable([connection.descriptor], 10_000), [true]);
+  }
+
+  it("lets nobody in any more after the last call", async () => {
+    await complete();
+    reception.lastCall();
+    await assert.rejects(connect(init(2)), { code: "CONNECT_FAILED" });
+    await reception.allHeard();
+    assert.deepEqual(surplus, []);
+  });
+
+  it("lets nobody in any more once everybody is there, where nobody wants to hear of it", async () => {
+    reception = await Reception.listen(address, { channels: 2, handshakeTimeoutMs: 10_000 });
+    accepted = reception.accept(new AbortController().signal);
+    for (const bytes of [init(0), init(1), MAIN]) await connect(bytes);
+    const { main, channels } = await accepted;
+    opened.push(main, ...channels);
+    await assert.rejects(connect(init(2)), { code: "CONNECT_FAILED" });
+  });
+
+  for (const [when, say] of [
+    ["before the last call", async (late: Channel) => void sendBytes(late.descriptor, init(3))],
+    [
+      "in pieces, the last of them after the last call",
+      async (late: Channel) => {
+        sendBytes(late.descriptor, init(3).subarray(0, 5));
+        reception.lastCall();
+        sendBytes(late.descriptor, init(3).subarray(5));
+      },
+    ],
+  ] as const) {
+    it(`tells of a channel more than expected that speaks when all are there: ${when}`, async () => {
+      await complete();
+      const late = await connect();
+      await say(late);
+      reception.lastCall();
+      await reception.allHeard();
+      const [error, ...others] = surplus as Error[];
+      assert.deepEqual(others, []);
+      assert.equal((error as ProtocolError).code, "MULTIFD_CHANNEL_ID");
+      assert.match(error!.message, /channel 3 came, this side expects 2 \(0 to 1\); set the same number/);
+      assert.deepEqual(await pollReadable([late.descriptor], 0), [false], "not hung up on");
+    });
+  }
+
+  it("minds nobody else who comes late, and hangs up only on what no source says", async () => {
+    await complete({ uuid: NO_UUID });
+    const held = [MAIN, init(0), init(9, UUID)];
+    const others = await Promise.all([...held, Buffer.from("GET / HTTP/1.1")].map(connect));
+    await hungUp(others.pop()!);
+    reception.lastCall();
+    await reception.allHeard();
+    assert.deepEqual(surplus, []);
+    assert.deepEqual(await pollReadable(descriptorsOf(others), 0), [false, false, false]);
+    reception.close();
+    for (const other of others) await hungUp(other);
+  });
+
+  it("gives who comes late, and says nothing, its time and no more", async () => {
+    await complete({ handshakeTimeoutMs: 2000 });
+    const silent = await connect();
+    const probe = await connect();
+    probe.close();
+    reception.lastCall();
+    await reception.allHeard();
+    await hungUp(silent);
+    assert.deepEqual(surplus, []);
+  });
+
+  it("settles only when whoever has come has said what it is", async () => {
+    await complete();
+    const late = await connect();
+    let spoken = false;
+    // After more than the quiet that would do, had everybody spoken.
+    setTimeout(() => {
+      spoken = true;
+      sendBytes(late.descriptor, init(3));
+    }, 350);
+    await reception.settle();
+    assert.equal(spoken, true);
+    assert.deepEqual(await pollReadable([late.descriptor], 0), [false], "it is held");
+  });
+
+  it("settles at once when nobody has come, and is given up when it is closed", async () => {
+    await receive();
+    await reception.settle();
+    reception.close();
+    await assert.rejects(accepted, { code: "CANCELLED" });
+  });
 });
+
+const descriptorsOf = (channels: readonly Channel[]) => channels.map((channel) => channel.descriptor);

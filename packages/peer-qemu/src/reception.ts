@@ -4,33 +4,46 @@
  * The main channel and all multifd channels come to the same address, in any
  * order, and the bytes of the main channel may arrive after the channels' own. So
  * each connection is sorted by its first bytes ("QEVM", or a multifd init message), never by
- * the order of accepting, and none may hold the others up: all that have not
- * spoken are polled together. From the first connection on the clock runs;
- * whoever is missing when it ends is named. Under TLS a connection speaks once its
+ * the order of accepting, and none may hold the others up. From the first connection on the
+ * clock runs; whoever is missing when it ends is named. Under TLS a connection speaks once its
  * handshake is done, so these run side by side as well, and sorting stays the same.
  *
- * Owns the listener, and the connections until they are handed over.
- * Source: QEMU 10.1, migration/migration.c, migration_ioc_process_incoming().
+ * The number of channels is not negotiated: a source that was told more of them opens more, may do so after all that
+ * we expect are there, and would put pages on them. So the door stays open, and is watched, until no more can come:
+ *
+ *   accept ── all expected are there ── watched ── last call: the set-up SYNC's record ── whoever is in has spoken
+ *
+ * A source of any version writes that record only when it has opened all of its channels. Meanwhile only
+ * one thing may end the migration: an init message of this VM's UUID with a number beyond those expected. VMs that were
+ * given no UUID cannot be told apart by it; then rather a refusal, after which every source goes on, than lost
+ * pages. Whoever else comes late, another source, a postcopy-preempt channel (its source is refused by what its main
+ * channel says), a scanner, changes nothing: what no source would say is hung up on, the rest is held, for
+ * a QEMU 7.2 that is hung up on while it connects may not survive it.
+ *
+ * Owns the entrance, and the connections until they are handed over.
+ * Source: QEMU 10.1, migration/migration.c, migration_ioc_process_incoming(); migration/multifd.c, multifd_send_setup();
+ * QEMU 7.2, migration/multifd.c, multifd_send_sync_main().
  */
-import { setTimeout as sleep } from "node:timers/promises";
-import { type Address, type Channel, formatAddress, Listener, type TlsListenTerms, TlsPump } from "@multifd/channel";
-import { peekBytes, pollReadable, receiveBytes } from "@multifd/native";
+import { type Address, type Channel, formatAddress, type TlsListenTerms } from "@multifd/channel";
+import { receiveBytes } from "@multifd/native";
 import {
   ChannelError,
   decodeMultifdInit,
   formatUuid,
-  MAIN_MAGIC_BYTES,
   MULTIFD_INIT_BYTES,
-  MULTIFD_MAGIC_BYTES,
+  type MultifdInit,
   ProtocolError,
   placeError,
 } from "@multifd/protocol";
+import { Entrance } from "./entrance.js";
+import type { FirstWords } from "./first-words.js";
+import { missingChannels, tooManyChannels, unknownMagic } from "./reception-errors.js";
 
 export type ReceptionTerms = {
   readonly channels: number;
   /** What every channel's init message must bear; undefined takes any that all agree on. */
   readonly uuid?: Uint8Array;
-  /** From the first connection until all are known. */
+  /** From the first connection until all are known; and for each that comes later, to say what it is. */
   readonly handshakeTimeoutMs: number;
   /** Left out: plain connections only. */
   readonly tls?: TlsListenTerms;
@@ -43,92 +56,99 @@ export type Connections = {
   readonly uuid: Uint8Array;
 };
 
-/** One poll lasts no longer than this, so that giving up is noticed. */
-const POLL_MS = 100;
-/** Between looks at a connection that has sent part of what is due. */
-const PARTIAL_MS = 5;
-/** So long nobody may have come before a source that is refused has all its connections; and when we wait no longer. */
-const SETTLE_MS = 250;
-const SETTLE_MAX_MS = 1000;
-const MAGIC_BYTES = 4;
-/** A TLS handshake has no clock of its own: ours covers it. */
-const WATCHED_HERE = 0;
-
 export class Reception {
-  readonly #listener: Listener;
+  readonly #entrance: Entrance;
   readonly #terms: ReceptionTerms;
-  readonly #tls: TlsPump | null;
   readonly #channels: (Channel | undefined)[] = [];
-  #waiting: Channel[] = [];
   #main: Channel | null = null;
   #uuid: Uint8Array | null;
-  #closed = false;
+  #watching: Promise<void> | null = null;
+  #settling: Promise<void> | null = null;
 
-  private constructor(listener: Listener, terms: ReceptionTerms) {
-    this.#listener = listener;
+  private constructor(entrance: Entrance, terms: ReceptionTerms) {
+    this.#entrance = entrance;
     this.#terms = terms;
-    this.#tls = terms.tls ? new TlsPump(terms.tls) : null;
     this.#uuid = terms.uuid ?? null;
   }
 
+  /** @throws {SystemError} when the address cannot be listened on. */
   static async listen(address: Address, terms: ReceptionTerms): Promise<Reception> {
-    return new Reception(await Listener.listen(address, terms.channels + 1), terms);
+    return new Reception(await Entrance.listen(address, terms.tls), terms);
   }
 
   get address(): Address {
-    return this.#listener.address;
+    return this.#entrance.address;
   }
 
   /**
-   * Waits until the main channel and every multifd channel are there; then nobody else is let in.
+   * Waits until the main channel and every multifd channel are there.
    *
+   * @param onSurplus  Told, once, of a channel more than those; whoever gives it sees to `lastCall`. Left out: nobody else is let in.
    * @throws {ChannelError} CHANNELS_MISSING, naming them; CANCELLED; TLS_HANDSHAKE_TIMEOUT.
    * @throws {MigrationError} TLS_…: what came of a handshake.
    * @throws {ProtocolError} CONNECTION_MAGIC, MAIN_CHANNEL_TWICE, MULTIFD_CHANNEL_ID, MULTIFD_CHANNEL_TWICE,
    *   MULTIFD_UUID, MULTIFD_VERSION.
    */
-  async accept(signal: AbortSignal): Promise<Connections> {
+  async accept(signal: AbortSignal, onSurplus?: (error: unknown) => void): Promise<Connections> {
     try {
       let deadline = Number.POSITIVE_INFINITY;
       while (!this.#complete()) {
-        if (signal.aborted) throw new ChannelError("CANCELLED", "cancelled while waiting for the source");
+        if (signal.aborted || !this.#entrance.open)
+          throw new ChannelError("CANCELLED", "cancelled while waiting for the source");
         if (performance.now() > deadline) throw this.#missing();
-        await this.#step();
+        await this.#entrance.step((connection, words) => this.#sort(connection, words));
         if (this.#idle()) deadline = Number.POSITIVE_INFINITY;
         else if (deadline === Number.POSITIVE_INFINITY) deadline = performance.now() + this.#terms.handshakeTimeoutMs;
       }
-      const channels = this.#channels.splice(0) as Channel[];
-      const connections = { main: this.#main!, channels, uuid: this.#uuid! };
-      this.#main = null;
-      return connections;
     } catch (error) {
-      await this.#settle();
-      throw error;
-    } finally {
+      await this.settle();
       this.close();
+      throw error;
     }
+    const channels = this.#channels.splice(0) as Channel[];
+    const connections = { main: this.#main!, channels, uuid: this.#uuid! };
+    this.#main = null;
+    if (onSurplus === undefined) this.close();
+    else this.#watching = this.#watch(onSurplus);
+    return connections;
+  }
+
+  async #watch(onSurplus: (error: unknown) => void): Promise<void> {
+    try {
+      while (this.#settling === null && (this.#entrance.open || this.#entrance.unknown.length > 0)) {
+        await this.#entrance.step((connection, words) => this.#judge(connection, words));
+        this.#entrance.expire(this.#terms.handshakeTimeoutMs);
+      }
+    } catch (error) {
+      onSurplus(error);
+    }
+  }
+
+  /** The source has opened all of its channels: who is waiting is let in, and nobody after them. Idempotent. */
+  lastCall(): void {
+    this.#entrance.shut();
+  }
+
+  /** After `lastCall`: waits until whoever came has said what it is, or has had its time. */
+  async allHeard(): Promise<void> {
+    await this.#watching;
   }
 
   /**
-   * Holds whatever has come, and lets in what is still coming, until the source has connected all that it wants to.
-   *
-   * QEMU 7.2 dies (assertion in its yank.c, or a segmentation fault), or can never migrate again, when its main
-   * channel is closed while it still connects the others: one refusal in three when refused at once.
+   * Before the source is refused: waits until it has opened all that it wants to, which takes three seconds at most
+   * and no time after `lastCall`. Who has come, and who comes, is held until `close`.
    */
+  settle(): Promise<void> {
+    this.#settling ??= this.#settle();
+    return this.#settling;
+  }
+
   async #settle(): Promise<void> {
-    const deadline = performance.now() + SETTLE_MAX_MS;
-    for (let quiet = this.#closed || this.#idle(); !quiet && performance.now() < deadline; ) {
-      const [ready] = await pollReadable([this.#listener.descriptor], SETTLE_MS);
-      quiet = this.#closed || !ready;
-      if (!quiet) this.#letIn();
-    }
+    if (this.#watching !== null || !this.#idle()) await this.#entrance.settle();
   }
 
   close(): void {
-    this.#closed = true;
-    this.#listener.close();
-    this.#tls?.end();
-    for (const connection of this.#waiting.splice(0)) connection.close();
+    this.#entrance.close();
     for (const channel of this.#channels.splice(0)) channel?.close();
     this.#main?.close();
     this.#main = null;
@@ -141,82 +161,47 @@ export class Reception {
 
   /** Nobody is connected, or whoever was has gone without a word: a probe, not a source. */
   #idle(): boolean {
-    return (
-      this.#main === null && this.#waiting.length === 0 && this.#channels.every((channel) => channel === undefined)
-    );
+    return !this.#entrance.occupied && this.#main === null && this.#channels.every((channel) => channel === undefined);
   }
 
-  async #step(): Promise<void> {
-    const descriptors = [this.#listener.descriptor, ...this.#waiting.map((connection) => connection.descriptor)];
-    const ready = await pollReadable(descriptors, POLL_MS);
-    if (this.#closed) return; // these numbers may be somebody else's by now
-    const spoken = this.#waiting.filter((_, index) => ready[index + 1]);
-    let undecided = 0;
-    for (const connection of spoken) {
-      if (!(await this.#sort(connection))) undecided++;
+  async #sort(connection: Channel, words: FirstWords): Promise<void> {
+    switch (words.kind) {
+      case "ended": {
+        const reason = await connection.explain(null);
+        connection.close();
+        if (reason !== null) throw placeError(reason, formatAddress(this.address));
+        return;
+      }
+      case "unknown":
+        throw unknownMagic(words.magic);
+      case "main":
+        if (this.#main === null) this.#main = connection;
+        else
+          throw new ProtocolError("MAIN_CHANNEL_TWICE", "two connections began as main channel; one source at a time");
+        return;
+      case "multifd": {
+        const { uuid, channel } = decodeMultifdInit(words.init);
+        this.#checkChannel(channel);
+        this.#checkUuid(channel, uuid);
+        receiveBytes(connection.descriptor, new Uint8Array(MULTIFD_INIT_BYTES));
+        this.#channels[channel] = connection;
+      }
     }
-    if (ready[0]) this.#letIn();
-    // A part of a message keeps its connection readable: without a pause this would spin.
-    if (undecided > 0) await sleep(PARTIAL_MS);
   }
 
-  #letIn(): void {
-    for (let next = this.#listener.accept(); next !== null; next = this.#listener.accept()) {
-      this.#waiting.push(this.#tls?.secure(next, WATCHED_HERE) ?? next);
-    }
-  }
-
-  /** Takes a connection out of `#waiting` once it has said enough. @returns whether it did. */
-  async #sort(connection: Channel): Promise<boolean> {
-    const start = new Uint8Array(MULTIFD_INIT_BYTES);
-    const length = peekBytes(connection.descriptor, start);
-    if (length === 0) {
-      this.#waiting = this.#waiting.filter((other) => other !== connection);
-      const reason = await connection.explain(null);
-      connection.close();
-      if (reason !== null) throw placeError(reason, formatAddress(this.address));
-      return true;
-    }
-    if (length === null || length < MAGIC_BYTES) return false;
-    const magic = start.subarray(0, MAGIC_BYTES);
-    const isMain = Buffer.compare(magic, MAIN_MAGIC_BYTES) === 0;
-    if (!isMain && Buffer.compare(magic, MULTIFD_MAGIC_BYTES) !== 0) throw unknownMagic(magic);
-    if (!isMain && length < MULTIFD_INIT_BYTES) return false;
-    this.#waiting = this.#waiting.filter((other) => other !== connection);
-    if (isMain) this.#takeMain(connection);
-    else this.#takeChannel(connection, start);
-    return true;
-  }
-
-  #takeMain(connection: Channel): void {
-    if (this.#main !== null) {
-      this.#waiting.push(connection); // it goes with the others
-      throw new ProtocolError("MAIN_CHANNEL_TWICE", "two connections began as main channel; one source at a time");
-    }
-    this.#main = connection;
-  }
-
-  #takeChannel(connection: Channel, message: Uint8Array): void {
-    receiveBytes(connection.descriptor, message);
-    try {
-      const { uuid, channel } = decodeMultifdInit(message);
-      this.#checkChannel(channel);
-      this.#checkUuid(channel, uuid);
-      this.#channels[channel] = connection;
-    } catch (error) {
-      this.#waiting.push(connection);
-      throw error;
-    }
+  /** Sees to who came when all were there. @throws {ProtocolError} MULTIFD_CHANNEL_ID, if it is one more channel of theirs. */
+  #judge(connection: Channel, words: FirstWords): void {
+    const { channels } = this.#terms;
+    const init = words.kind === "multifd" ? decodedOrNull(words.init) : null;
+    const isOfThisVm = init !== null && Buffer.compare(init.uuid, this.#uuid!) === 0;
+    if (isOfThisVm && init.channel >= channels) throw tooManyChannels(init.channel, channels);
+    if (words.kind === "main" || words.kind === "multifd") this.#entrance.hold(connection);
+    else connection.close();
   }
 
   #checkChannel(channel: number): void {
     const { channels } = this.#terms;
-    if (channel >= channels) {
-      throw new ProtocolError(
-        "MULTIFD_CHANNEL_ID",
-        `channel ${channel} came, this side expects ${channels} (0 to ${channels - 1}); set the same number of channels on both sides`,
-      );
-    }
+    if (channel >= channels) throw tooManyChannels(channel, channels);
     if (this.#channels[channel] === undefined) return;
     throw new ProtocolError("MULTIFD_CHANNEL_TWICE", `channel ${channel} came twice; one source at a time`);
   }
@@ -232,35 +217,19 @@ export class Reception {
   }
 
   #missing(): ChannelError {
-    const { channels, handshakeTimeoutMs } = this.#terms;
-    const shaking = this.#waiting.filter((connection) => connection.tls === "handshake").length;
-    if (shaking > 0) {
-      return new ChannelError(
-        "TLS_HANDSHAKE_TIMEOUT",
-        `${formatAddress(this.address)}: ${shaking} connected and did not finish the TLS handshake within ${handshakeTimeoutMs} ms of the first connection; is TLS switched on at the source?`,
-      );
-    }
     const missing: string[] = this.#main === null ? ["the main channel"] : [];
-    for (let channel = 0; channel < channels; channel++) {
+    for (let channel = 0; channel < this.#terms.channels; channel++) {
       if (this.#channels[channel] === undefined) missing.push(`channel ${channel}`);
     }
-    const silent = this.#waiting.length;
-    const note = silent === 0 ? "" : ` (${silent} connected without saying what they are)`;
-    return new ChannelError(
-      "CHANNELS_MISSING",
-      `${formatAddress(this.address)}: ${missing.join(", ")} did not come within ${handshakeTimeoutMs} ms of the first connection${note}; set multifd on and ${channels} channels at the source`,
-    );
+    return missingChannels(formatAddress(this.address), this.#terms, missing, this.#entrance.unknown);
   }
 }
 
-function unknownMagic(magic: Uint8Array): ProtocolError {
-  const came = Buffer.from(magic).toString("hex");
-  const hint =
-    magic[0] === 0x16
-      ? "it looks like TLS: give this side credentials, or switch it off at the source"
-      : "is the peer a migration source?";
-  return new ProtocolError(
-    "CONNECTION_MAGIC",
-    `a connection began with ${came}; 5145564d (main channel) or 11223344 (multifd channel) was due; ${hint}`,
-  );
+function decodedOrNull(init: Uint8Array): MultifdInit | null {
+  try {
+    return decodeMultifdInit(init);
+  } catch (error) {
+    if (error instanceof ProtocolError) return null;
+    throw error;
+  }
 }

@@ -117,8 +117,8 @@ export class QemuRelayPeer implements RelayPeer {
     return this.#returnPath;
   }
 
-  async accept(signal: AbortSignal): Promise<readonly Channel[]> {
-    const { main, channels, uuid } = await this.#reception.accept(signal);
+  async accept(signal: AbortSignal, onSurplus: (error: unknown) => void): Promise<readonly Channel[]> {
+    const { main, channels, uuid } = await this.#reception.accept(signal, onSurplus);
     this.#source = new MainChannel(main);
     this.#uuid = uuid;
     return channels;
@@ -163,6 +163,7 @@ export class QemuRelayPeer implements RelayPeer {
         case "flush":
         case "section-end":
           if (pairing.pairs(event)) {
+            this.#reception.lastCall();
             await tap.handOn(RAM_RECORD_BYTES);
             yield { kind: "sync", phase: event.phase };
             // At once: every channel of the destination stands still until this record is there, and a later SYNC
@@ -172,6 +173,7 @@ export class QemuRelayPeer implements RelayPeer {
           if (event.kind === "section-end" && event.phase === "complete") yield { kind: "ram-end" };
           break;
         case "devices":
+          await this.#reception.allHeard();
           yield { kind: "last" };
           this.#passedOn = true; // before the write: the answer may come before the write is confirmed
           await tap.handOn(0);
@@ -303,6 +305,7 @@ export class QemuRelayPeer implements RelayPeer {
   }
 
   async refuse(): Promise<void> {
+    await this.#reception.settle(); // also where we were given up before all had come
     const source = this.#source;
     if (source === null) return;
     try {

@@ -68,32 +68,28 @@ for (const version of versions) {
       });
     }
 
-    // A 7.2 may wreck its own later migrations ("duplicate yank instance") when a connection fails while it opens others:
-    // a receiver that refuses waits for that to end, but one that has all of its channels listens no more.
-    if (version !== "7.2") {
-      it("migrates after it was refused again and again for its number of channels", async () => {
-        const receiver = (channels: number) =>
-          startReceiver({
-            listen: `unix:${join(dir, "socket")}`,
-            channels,
-            compression: "none",
-            ram: { "pc.ram": join(dir, "received") },
-          });
-        await source.setMigration({ channels: 5, downtimeLimitMs: 10_000 });
-        for (let time = 0; time < 8; time++) {
-          const { address, result } = await receiver(3);
-          await source.migrateTo(formatAddress(address));
-          const refusal = await result.then(() => assert.fail("the receiver took it"), ownError);
-          // A fourth channel is refused by its number; or, once the three were there, by nobody listening any more.
-          assert.match(refusal.code, /^(MULTIFD_CHANNEL_ID|STREAM_CUT|CHANNEL_CUT)$/, refusal.message);
-          assert.equal((await source.waitMigration()).status, "failed");
-        }
-        await waitForProgress(join(dir, "live"));
-        const { address, result } = await receiver(5);
+    it("migrates after it was refused again and again for its number of channels", async () => {
+      const receiver = (channels: number) =>
+        startReceiver({
+          listen: `unix:${join(dir, "socket")}`,
+          channels,
+          compression: "none",
+          ram: { "pc.ram": join(dir, "received") },
+        });
+      await source.setMigration({ channels: 5, downtimeLimitMs: 10_000 });
+      // Refused at once, while it still connects, one in three 7.2 would never migrate again, and some would crash.
+      for (let time = 0; time < 8; time++) {
+        const { address, result } = await receiver(3);
         await source.migrateTo(formatAddress(address));
-        await result;
-        assert.equal((await source.waitMigration()).status, "completed");
-      });
-    }
+        const refusal = await result.then(() => assert.fail("the receiver took it"), ownError);
+        assert.equal(refusal.code, "MULTIFD_CHANNEL_ID");
+        assert.equal((await source.waitMigration()).status, "failed");
+      }
+      await waitForProgress(join(dir, "live"));
+      const { address, result } = await receiver(5);
+      await source.migrateTo(formatAddress(address));
+      await result;
+      assert.equal((await source.waitMigration()).status, "completed");
+    });
   });
 }

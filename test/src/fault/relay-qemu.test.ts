@@ -144,6 +144,15 @@ for (const version of versions) {
       });
     }
 
+    it("fails at the source that opens more channels than the relay was told", async () => {
+      await startDestination();
+      const error = await fail(never, nothing, { channels: 1 });
+      assert.deepEqual([error.name, error.code], ["ProtocolError", "MULTIFD_CHANNEL_ID"]);
+      assert.match(error.message, /channel 1 came, this side expects 1 \(0 to 0\)/);
+      await assertSourceRunsOn();
+      await assertDestinationDoesNotRun();
+    });
+
     it("fails at the source when the destination is killed in set-up", async () => {
       const heir = await startDestination();
       const error = await fail(

@@ -47,6 +47,8 @@ const MIGRATION_TIMEOUT_MS = 50_000;
 /** The firmware cannot read an AHCI disk that is smaller than its first cylinder. */
 const BOOT_DISK_BYTES = 2 ** 20;
 const EXIT_WAIT_MS = 2_000;
+const LEAVE_TIMEOUT_MS = 10_000;
+const LEAVE_POLL_MS = 10;
 const STDERR_CHARACTERS_MAX = 16 * 2 ** 10;
 /** Above the 0 that means "unlimited" since 8.1 only, and below every version's upper bound. */
 const AS_GOOD_AS_UNLIMITED = 2 ** 40;
@@ -167,7 +169,24 @@ export class QemuProcess {
 
   /** Starts migrating to an address and resolves when QEMU has begun; `waitMigration` waits for the end. */
   async migrateTo(uri: string): Promise<void> {
+    await this.#throughWithLastMigration();
     await this.execute("migrate", { uri });
+  }
+
+  /**
+   * QEMU says `failed` when a channel breaks, and its migration thread hears of that later. A 7.2 that is told to
+   * migrate in between never can again ("duplicate yank instance"); so the last one must have gone from its list.
+   */
+  async #throughWithLastMigration(): Promise<void> {
+    const deadline = Date.now() + LEAVE_TIMEOUT_MS;
+    const isListed = async () =>
+      ((await this.execute("query-yank")) as readonly { readonly type: string }[]).some(
+        (one) => one.type === "migration",
+      );
+    while (await isListed()) {
+      if (Date.now() > deadline) throw new Error(`QEMU ${this.version}: its last migration does not come to an end`);
+      await after(LEAVE_POLL_MS);
+    }
   }
 
   /**

@@ -17,7 +17,7 @@ export function drivenSource(peer: QemuDestinationPeer, cancel: () => Promise<vo
     get mainBytes() {
       return peer.mainBytes;
     },
-    accept: (signal) => peer.accept(signal),
+    accept: (signal, onSurplus) => peer.accept(signal, onSurplus),
     words: () => peer.words(),
     acknowledge: () => peer.acknowledge(),
     refuse: async () => {
