@@ -16,6 +16,7 @@ import { queryQemu } from "../drive/qemu-facts.js";
 import type { QmpClient } from "../qmp-client.js";
 import { QemuSourcePeer, type QemuSourceTerms } from "../source-peer.js";
 import { captureSettings, DeviceCapture } from "./device-capture.js";
+import { refuseForeignDevices } from "./foreign-devices.js";
 import { takeMachineRecord } from "./machine-record.js";
 import { findQemuPid, openSharedRam } from "./shared-ram.js";
 import { SourceQemu } from "./source-qemu.js";
@@ -51,6 +52,7 @@ export type MigrateQemuJob = {
 export async function migrateQemu(job: MigrateQemuJob): Promise<MigrationResult> {
   const { qmp } = job;
   const facts = await queryQemu(qmp);
+  await refuseForeignDevices(qmp); // QEMU's own reasons, which may stand in its way too, tell less
   checkSource(facts);
   const ram = await openSharedRam(qmp, facts, job.pid ?? (await findQemuPid(qmp)), "r", new Map());
   try {

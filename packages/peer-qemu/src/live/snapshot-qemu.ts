@@ -17,6 +17,7 @@ import { type QemuFacts, queryQemu } from "../drive/qemu-facts.js";
 import type { GuestKeeper } from "../drive/save-vm.js";
 import type { QmpClient } from "../qmp-client.js";
 import { captureSettings, DeviceCapture } from "./device-capture.js";
+import { refuseForeignDevices } from "./foreign-devices.js";
 import { takeMachineRecord } from "./machine-record.js";
 import { findQemuPid, openSharedRam } from "./shared-ram.js";
 import { SourceQemu } from "./source-qemu.js";
@@ -50,6 +51,7 @@ export type SnapshotQemuJob = {
 export async function snapshotQemu(job: SnapshotQemuJob): Promise<MigrationResult> {
   const { qmp, keeper } = job;
   const facts = await queryQemu(qmp);
+  await refuseForeignDevices(qmp); // QEMU's own reasons, which may stand in its way too, tell less
   checkSource(facts);
   const warning = await keeper.room(facts.ramBlocks.reduce((sum, { usedBytes }) => sum + usedBytes, 0));
   if (warning !== null) job.onWarning(warning);
