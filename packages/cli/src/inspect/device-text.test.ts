@@ -80,4 +80,28 @@ describe("device text", () => {
     ]);
     assert.equal(deviceLines(device(), 0).length, 1);
   });
+
+  it("tells neighbours of an array once where they have the same bytes, and others by themselves", () => {
+    const bytes = Uint8Array.of(4, 4, 4, 5, 4, 4);
+    const slot = (i: number): DecodedField => ({
+      name: "slot",
+      type: "struct",
+      index: i,
+      at: i,
+      lengthBytes: 1,
+      content: { kind: "state", state: state("slot", i, 1, [scalar("up", i, bytes[i]!)]) },
+    });
+    const fields = [...[0, 1, 2, 3, 4].map(slot), { ...scalar("last", 5, 4), index: 5 }];
+    const own = state("hotplug", 0, 6, fields);
+    const whole = { ...device(), bytes, state: own };
+    assert.deepEqual(deviceLines(whole, 9).slice(1), [
+      "  slot[0…2]  slot  version 1, 1 bytes",
+      "    up  4",
+      "  slot[3]    slot  version 1, 1 bytes",
+      "    up  5",
+      "  slot[4]    slot  version 1, 1 bytes",
+      "    up  4",
+      "  last[5]    4",
+    ]);
+  });
 });

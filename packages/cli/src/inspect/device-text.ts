@@ -1,8 +1,8 @@
 /**
  * Device text: a device's tree of fields, indented, for people.
  *
- * A line is a field; a struct's or list's elements follow it, two columns further in. Elements
- * of the same bytes are told once. Of a virtio device the description tells one field alone: what
+ * A line is a field; a struct's or list's elements follow it, two columns further in. Neighbours in a list, or
+ * in an array that QEMU writes as a field each, are told once where they have the same bytes. Of a virtio device the description tells one field alone: what
  * lies in it follows.
  */
 import type { DecodedDevice, DecodedField, DecodedState } from "@multifd/protocol";
@@ -11,6 +11,9 @@ import { summarizeVirtio } from "./virtio-summary.js";
 import { virtioLines } from "./virtio-text.js";
 
 const NAME_WIDTH_MAX = 32;
+
+/** Fields of an array with consecutive indexes and the same bytes: the first of them, and how many. */
+type FieldRun = { readonly field: DecodedField; count: number };
 
 /**
  * Tells one device, its head line first.
@@ -36,16 +39,34 @@ class TreeText {
 
   stateLines(state: DecodedState, depth: number): string[] {
     if (depth > this.#depthMax) return [];
-    const labels = state.fields.map(labelOf);
+    const runs = this.#runsOf(state.fields);
+    const labels = runs.map(labelOf);
     const widest = labels.reduce((most, label) => Math.max(most, label.length), 0);
     const width = Math.min(NAME_WIDTH_MAX, widest);
     return [
-      ...state.fields.flatMap((field, i) => this.#fieldLines(field, labels[i]!.padEnd(width), depth)),
+      ...runs.flatMap(({ field }, i) => this.#fieldLines(field, labels[i]!.padEnd(width), depth)),
       ...state.subsections.flatMap((subsection) => [
         `${indent(depth)}+ ${subsection.name}  version ${subsection.version}`,
         ...this.stateLines(subsection, depth + 1),
       ]),
     ];
+  }
+
+  /** The fields, with those of an array that are like the one before them counted to that. */
+  #runsOf(fields: readonly DecodedField[]): FieldRun[] {
+    const runs: FieldRun[] = [];
+    for (const field of fields) {
+      const last = runs.at(-1);
+      if (last !== undefined && this.#continues(last, field)) last.count++;
+      else runs.push({ field, count: 1 });
+    }
+    return runs;
+  }
+
+  #continues({ field, count }: FieldRun, next: DecodedField): boolean {
+    if (field.index === null || next.index !== field.index + count) return false;
+    if (next.name !== field.name || next.type !== field.type || next.lengthBytes === 0) return false;
+    return this.#bytesOf(next).equals(this.#bytesOf(field));
   }
 
   #fieldLines(field: DecodedField, label: string, depth: number): string[] {
@@ -89,15 +110,16 @@ class TreeText {
     return [...keyLines, `${indent(depth)}value`, ...this.stateLines(value, depth + 1)];
   }
 
-  #bytesOf({ at, lengthBytes }: DecodedState): Buffer {
+  #bytesOf({ at, lengthBytes }: { readonly at: number; readonly lengthBytes: number }): Buffer {
     const { bytes, state } = this.#device;
     const start = at - state.at;
     return Buffer.from(bytes.buffer, bytes.byteOffset + start, lengthBytes);
   }
 }
 
-function labelOf({ name, index }: DecodedField): string {
-  return index === null ? name : `${name}[${index}]`;
+function labelOf({ field: { name, index }, count }: FieldRun): string {
+  if (index === null) return name;
+  return count === 1 ? `${name}[${index}]` : `${name}[${index}…${index + count - 1}]`;
 }
 
 function stateText({ name, version, lengthBytes }: DecodedState): string {

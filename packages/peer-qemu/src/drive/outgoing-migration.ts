@@ -80,7 +80,9 @@ export class OutgoingMigration {
     if (info.status !== "active" || info.passes === this.#passes) return;
     this.#passes = info.passes;
     const dirtyPages = info.pageBytes === 0 ? 0 : Math.ceil(info.remainingBytes / info.pageBytes);
-    this.#onEvent({ event: "round", round: info.passes, dirtyPages, dirtyBytes: info.remainingBytes });
+    // What is left, for QEMU tells no more. Of a pass that was over before we looked that is nothing, and says nothing.
+    if (dirtyPages > 0)
+      this.#onEvent({ event: "round", round: info.passes, dirtyPages, dirtyBytes: info.remainingBytes });
     if (info.passes <= patience.roundsMax) return;
     if (patience.atRoundLimit === "switchover") return stopSoon();
     const downtime = info.expectedDowntimeMs === null ? "unknown" : `about ${info.expectedDowntimeMs} ms`;
