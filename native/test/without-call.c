@@ -1,9 +1,10 @@
 /*
- * Without userfaultfd: runs a command under a seccomp filter that refuses that one system call.
+ * Without one system call: runs a command under a seccomp filter that refuses it.
  *
- *   without-userfaultfd COMMAND [ARGUMENT…]
+ *   without-userfaultfd COMMAND [ARGUMENT…]      as in many containers
+ *   without-pidfd-getfd COMMAND [ARGUMENT…]      as where nobody may be traced
  *
- * So it is in many containers, and tests show what is left there.
+ * Tests show what is left there.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -15,12 +16,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef REFUSED
+#define REFUSED SYS_userfaultfd
+#endif
+
 int main(int count, char **words) {
   if (count < 2)
-    errx(2, "without-userfaultfd COMMAND [ARGUMENT...]");
+    errx(2, "%s COMMAND [ARGUMENT...]", words[0]);
   struct sock_filter rules[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, REFUSED, 0, 1),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };

@@ -21,12 +21,16 @@ function read(path: string): string {
   }
 }
 
+/** The preload library is there, and has not registered what is to be tracked; or we have attached. */
+const COPY = "; the preload library helps only where MULTIFD_TRACK names all of the guest's RAM files";
+
 /** The number after `name:` in /proc/PID/status; 0 where there is none. */
 function statusField(pid: number, name: string): number {
   return Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(read(`/proc/${pid}/status`))?.[1] ?? 0);
 }
 
-function whyNotTraced(pid: number): SystemError {
+/** @param otherwise  What else may help. */
+function whyNotTraced(pid: number, otherwise: string): SystemError {
   const tracer = statusField(pid, "TracerPid");
   if (tracer !== 0) {
     return new SystemError(
@@ -45,7 +49,7 @@ function whyNotTraced(pid: number): SystemError {
         : "the kernel or a container's profile forbids it";
   return new SystemError(
     "PTRACE_DENIED",
-    `attaching to process ${pid} is not permitted: ${reason}; run as root (CAP_SYS_PTRACE), or give the attach program the right (setcap cap_sys_ptrace+ep native/build/multifd-attach), or ${PRELOAD}`,
+    `attaching to process ${pid} is not permitted: ${reason}; run as root (CAP_SYS_PTRACE), or give the attach program the right (setcap cap_sys_ptrace+ep native/build/multifd-attach)${otherwise}`,
   );
 }
 
@@ -54,8 +58,9 @@ export function attachRefusal(pid: number, { step, errno }: AttachFailure): Syst
   if (errno === "ESRCH") return new SystemError("PROCESS_GONE", `process ${pid} does not run (any more)`);
   switch (step) {
     case "seize":
+      return errno === "EPERM" ? whyNotTraced(pid, `, or ${PRELOAD}`) : unforeseen(pid, step, errno);
     case "copy":
-      return errno === "EPERM" ? whyNotTraced(pid) : unforeseen(pid, step, errno);
+      return errno === "EPERM" ? whyNotTraced(pid, COPY) : unforeseen(pid, step, errno);
     case "seccomp":
       return new SystemError(
         "PROCESS_FILTERED",

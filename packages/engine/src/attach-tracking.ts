@@ -4,7 +4,8 @@
  * Finds the guest's RAM in the process, refuses what would lose writes, gets a
  * userfaultfd over its memory (from the preload library if that is there, else by
  * attaching for a few milliseconds) and registers every mapping of the RAM. That costs
- * the guest nothing until the first harvest protects pages.
+ * the guest nothing until the first harvest protects pages. Where nobody may be traced, what the preload library has
+ * registered is harvested as it is.
  *
  * The descriptor is only ours, so the tracking ends with `detach`, with the tracker's `stop`, or with this
  * process, however it dies. One tracking per RAM file at a time: a second would
@@ -81,16 +82,16 @@ export async function attachTracking(job: AttachJob): Promise<AttachedTracking> 
   const ranges = new Set(found.flatMap((block) => block.mappings));
   const release = lockFiles(ram);
   try {
-    const { descriptor, way } = await openTracking(job, mappings);
-    const registered = new Registration(descriptor, ranges);
+    const { descriptor, way } = await openTracking(job, mappings, ranges);
+    const registered = descriptor === null ? null : new Registration(descriptor, ranges);
     try {
-      registered.begin();
+      registered?.begin();
     } catch (error) {
-      registered.end();
+      registered?.end();
       throw error;
     }
     const detach = async () => {
-      registered.end();
+      registered?.end();
       release();
     };
     const tracker = new UserfaultfdTracker(
@@ -131,14 +132,22 @@ function busy(what: string): SystemError {
   );
 }
 
-/** A userfaultfd over the process's memory, ready to register. */
+/**
+ * A userfaultfd over the process's memory, ready to register; null where we may not have a copy of the preload library's, and
+ * need none: it has registered all of the RAM, and the harvests take no more than the right to look at the process.
+ */
 async function openTracking(
   { pid, timeoutMs = TIMEOUT_MS }: AttachJob,
   mappings: readonly FileMapping[],
-): Promise<{ descriptor: number; way: AttachedTracking["way"] }> {
+  ranges: ReadonlySet<FileMapping>,
+): Promise<{ descriptor: number | null; way: AttachedTracking["way"] }> {
   const held = mappings.some(({ path }) => PRELOAD_LIBRARY.test(path)) ? preloadedDescriptor(pid) : undefined;
   const answer = await attachToProcess({ pid, timeoutMs, ...(held === undefined ? {} : { held }) });
-  if (!answer.ok) throw attachRefusal(pid, answer);
+  if (!answer.ok) {
+    const forbidden = answer.step === "copy" && answer.errno === "EPERM";
+    if (held !== undefined && forbidden && areRegistered(pid, ranges)) return { descriptor: null, way: "preloaded" };
+    throw attachRefusal(pid, answer);
+  }
   const { descriptor } = answer;
   if (held !== undefined) return { descriptor, way: "preloaded" };
   try {
@@ -160,6 +169,18 @@ function preloadedDescriptor(pid: number): number | undefined {
       return false; // closed meanwhile
     }
   });
+}
+
+/** Whether all of these mappings are registered for write protection, by whomever. Source: proc(5), VmFlags `uw`. */
+function areRegistered(pid: number, ranges: ReadonlySet<FileMapping>): boolean {
+  const registered = new Set<number>();
+  let address = 0;
+  for (const line of readFileSync(`/proc/${pid}/smaps`, "latin1").split("\n")) {
+    const head = /^([0-9a-f]+)-[0-9a-f]+ /.exec(line);
+    if (head !== null) address = Number.parseInt(head[1]!, 16);
+    else if (/^VmFlags:.* uw\b/.test(line)) registered.add(address);
+  }
+  return [...ranges].every((range) => registered.has(range.address));
 }
 
 /** The mappings as registered with one descriptor, which it owns. */
