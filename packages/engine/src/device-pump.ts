@@ -48,7 +48,7 @@ export class DevicePump {
     this.#isRunning = false;
   }
 
-  /** Publishes the rest, the guest paused. Rejects when something failed, which has been told by then. */
+  /** Publishes the rest, the guest paused or about to stop. Rejects when something failed, which has been told by then. */
   async sendRest(): Promise<void> {
     await this.#each(async (sender) => {
       await sender.send(sender.device.save());
@@ -121,6 +121,7 @@ class DeviceSender {
       at += piece.length;
       if (this.#bytes === CHUNK_DATA_MAX) await this.#publish(false);
     }
+    if (this.device.sendsAtOnce && this.#bytes > 0) await this.#publish(false);
   }
 
   async #publish(isLast: boolean): Promise<void> {

@@ -31,8 +31,13 @@ export interface DeviceStateProvider extends DeviceName {
    * stopped. The guest is paused when it has come to its end, so it has to come.
    */
   saveRunning?(): AsyncIterable<Uint8Array>;
-  /** The rest, while the guest is paused; goes behind what `saveRunning` gave. */
+  /**
+   * The rest, while the guest is paused; goes behind what `saveRunning` gave. Of a guest that stops soon it is asked
+   * for with `stopSoon`: it then begins while the guest still runs.
+   */
   save(): AsyncIterable<Uint8Array>;
+  /** Set where a piece is to leave when it comes, for somebody loads it meanwhile; else pieces are gathered into full packets. */
+  readonly sendsAtOnce?: boolean;
   /** Set where `save` may write guest RAM: it is harvested again then, and sent once more. */
   readonly savesIntoRam?: boolean;
 }
@@ -82,6 +87,11 @@ export interface SourceGuest {
   holdTransfers?(harvest: () => Promise<void>): Promise<void>;
   /** Set where RAM only passes through; there is a tracker then, and convergence is somebody else's business. */
   readonly feed?: RamFeed;
+  /**
+   * Set where the guest takes a while to be stopped: has it stop at the next occasion, and resolves when no vCPU runs.
+   * Until then rounds go on. `pause` follows; so does `resume`, if anything fails.
+   */
+  stopSoon?(): Promise<void>;
   /** Resolves when no vCPU runs and no write is outstanding. */
   pause(): Promise<void>;
   /** Undoes `pause`: the migration failed and the guest goes on here. */

@@ -18,12 +18,21 @@ import type { RamFeed } from "./guest.js";
 import type { SourceJob } from "./source-job.js";
 import type { SourceRounds } from "./source-rounds.js";
 
+/** How long a destination may take to answer that it has everything, before the guest is stopped all the same. */
+const CATCH_UP_MS = 2000;
+/** A round of a guest that is about to stop, at least. */
+const ROUND_MS = 10;
+
 export type PrecopyParts = {
   readonly job: SourceJob;
   readonly attempt: Attempt;
   readonly rounds: SourceRounds;
   readonly dirty: DirtyPages;
   readonly pump: DevicePump;
+  /** Resolves when the destination has taken in what was sent. */
+  readonly caughtUp: () => Promise<void>;
+  /** Brings the guest to its stop, some time after; null where `pause` does so at once. */
+  readonly stopSoon: (() => Promise<void>) | null;
   /** Stops the guest. */
   readonly pause: () => Promise<void>;
 };
@@ -49,7 +58,6 @@ export async function sendRunning(parts: PrecopyParts): Promise<void> {
   }
   dirty.fill();
   await converge(parts);
-  dirty.harvest();
 }
 
 async function converge(parts: PrecopyParts): Promise<void> {
@@ -78,9 +86,62 @@ async function converge(parts: PrecopyParts): Promise<void> {
       companions = running;
       continue;
     }
-    await switchOver(parts, dirtyPages, Math.round(verdict.expectedDowntimeMs));
-    return;
+    break;
   }
+  if (parts.stopSoon !== null) {
+    await catchUp(parts);
+    await sendUntilStopped(parts, parts.stopSoon);
+  }
+  const dirtyPages = dirty.count;
+  await switchOver(parts, dirtyPages, Math.round(convergence.expectedDowntimeMs(dirtyPages * rounds.pageBytes)));
+  if (parts.stopSoon === null) dirty.harvest();
+}
+
+/**
+ * Lets the destination take in what is under way, else the guest would stand still for that, too; for a while only, for
+ * a slow link is never empty. What the guest writes meanwhile goes in a round of its own.
+ */
+async function catchUp({ attempt, rounds, dirty, caughtUp }: PrecopyParts): Promise<void> {
+  attempt.step = "waiting for the destination to catch up";
+  await attempt.failure.race(within(caughtUp(), CATCH_UP_MS));
+  await dirty.harvestRunning();
+  await rounds.send(dirty, null, "iterate");
+  await rounds.close("iterate");
+  await dirty.harvestRunning();
+}
+
+/**
+ * The guest has been told to stop, and writes until it does: rounds go on, long enough for the guest to keep its
+ * processors and short enough for the last one to be short. @returns when it stands still and its writes are harvested.
+ */
+async function sendUntilStopped({ rounds, dirty }: PrecopyParts, stopSoon: () => Promise<void>): Promise<void> {
+  let isOver = false;
+  const stopping = stopSoon().finally(() => {
+    isOver = true;
+    rounds.hurry();
+  });
+  const sendOn = async () => {
+    while (!isOver) {
+      // Open for a while when its pages have gone: for what the devices have until then.
+      await rounds.send(dirty, within(stopping, ROUND_MS), "iterate");
+      await rounds.close("iterate");
+      if (!isOver) await dirty.harvestRunning();
+    }
+  };
+  // Seen through, whatever fails meanwhile: a stop that came after `resume` would leave the guest standing.
+  const [sent, stopped] = await Promise.allSettled([sendOn(), stopping]);
+  for (const end of [sent, stopped]) if (end.status === "rejected") throw end.reason;
+  dirty.harvest();
+}
+
+/** Waits for the end of `promise`, however it ends, but no longer than that. */
+async function within(promise: Promise<void>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs);
+  });
+  await Promise.race([promise.catch(() => {}), late]);
+  clearTimeout(timer);
 }
 
 /** Sends what a feed brings, round by round. */

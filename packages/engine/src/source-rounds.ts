@@ -55,6 +55,7 @@ export class SourceRounds {
   readonly #pacer: Pacer;
   readonly #threads: ChannelThreads;
   #count = 0;
+  #isPaced = true;
 
   /**
    * @param attempt  Told what is being done.
@@ -177,13 +178,19 @@ export class SourceRounds {
     // The last round of a live guest is its downtime: that goes as fast as it can.
     const paced = phase === "iterate" || this.#job.guest.tracker === null;
     await this.publisher.sendRound(dirty?.bitmaps ?? [], companions, () =>
-      paced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY,
+      paced && this.#isPaced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY,
     );
   }
 
   #packetsAllowed(): number {
     const outstanding = this.#ring.publishedPackets - this.#ring.sentPackets;
     return this.#pacer.packetsAllowed(performance.now(), sumCounters(this.#counters).wireBytes, outstanding);
+  }
+
+  /** The guest stands still: what is under way, and what follows, goes as fast as it can. */
+  hurry(): void {
+    this.#isPaced = false;
+    this.wake();
   }
 
   /** Every channel has written its SYNC: says so on the main channel. */

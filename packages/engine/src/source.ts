@@ -64,6 +64,7 @@ class SourceMigration {
   #channels: readonly Channel[] = [];
   #phase: Phase = "running";
   #acknowledged = false;
+  #saving: Promise<void> | null = null;
   #pausedMs: number | null = null;
 
   constructor(job: SourceJob) {
@@ -116,6 +117,8 @@ class SourceMigration {
       rounds: this.#rounds,
       dirty: this.#dirty,
       pump: this.#pump,
+      caughtUp: () => peer.confirm?.() ?? Promise.resolve(),
+      stopSoon: guest.stopSoon === undefined ? null : () => this.#stopSoon(() => guest.stopSoon!()),
       pause: () => this.#pause(),
     });
     await this.#sendLast();
@@ -173,6 +176,19 @@ class SourceMigration {
     onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
   }
 
+  /** What its devices can save goes out meanwhile. */
+  async #stopSoon(stop: () => Promise<void>): Promise<void> {
+    this.#phase = "paused"; // it may be at any moment
+    const stopping = stop();
+    this.#saveDevices().catch(() => {}); // it has told its failure
+    await stopping;
+  }
+
+  #saveDevices(): Promise<void> {
+    this.#saving ??= this.#pump.sendRest();
+    return this.#saving;
+  }
+
   async #pause(): Promise<void> {
     this.#pausedMs = performance.now();
     // Before the call, not after it: a pause that fails half-way must be undone too.
@@ -185,7 +201,7 @@ class SourceMigration {
   /** The guest stands still: sends what is left of its RAM and its devices. */
   async #sendLast(): Promise<void> {
     const { guest } = this.#job;
-    const rest = this.#pump.sendRest();
+    const rest = this.#saveDevices();
     rest.catch(() => {}); // it has told its failure
     await this.#rounds.send(this.#dirty, rest, "complete");
     if (guest.tracker !== null && guest.devices.some(({ savesIntoRam }) => savesIntoRam)) {
@@ -205,7 +221,7 @@ class SourceMigration {
     // First of all: what is still queued for the main channel could give the destination the whole guest, too.
     this.#job.peer.close();
     const error = this.#explain(seen);
-    return this.#pausedMs === null ? error : resumeAfter(error, this.#job.guest);
+    return this.#phase === "running" ? error : resumeAfter(error, this.#job.guest);
   }
 
   /** A link breaks, and a destination refuses, with few words: says at what, and where to look. */

@@ -174,6 +174,7 @@ export class QemuSourcePeer implements SourcePeer {
 
   /** Needs `verdict` to be under way, and the return path. */
   async confirm(): Promise<void> {
+    this.#endConfirm();
     const value = this.#confirmed++;
     const askedMs = performance.now();
     let timer: NodeJS.Timeout | undefined;

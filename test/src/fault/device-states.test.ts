@@ -38,11 +38,16 @@ describe("devices' states between two engines", function () {
     removeScratchDir(dir);
   });
 
-  type Way = { readonly channels?: number; readonly throughRelay?: boolean; readonly job?: Partial<SourceJob> };
+  type Way = {
+    readonly channels?: number;
+    readonly throughRelay?: boolean;
+    readonly stopsWhen?: () => Promise<void>;
+    readonly job?: Partial<SourceJob>;
+  };
 
   async function migrate(devices: readonly DeviceStateProvider[], way: Way = {}) {
     const { channels = 4, throughRelay = false } = way;
-    guest = new WatchedGuest({ bytes: RAM_BYTES, devices });
+    guest = new WatchedGuest({ bytes: RAM_BYTES, devices, ...(way.stopsWhen && { stopsWhen: way.stopsWhen }) });
     const address = { kind: "unix", path: join(dir, "in") } as const;
     const peer = await QemuDestinationPeer.listen(address, { channels, handshakeTimeoutMs: 10_000 });
     const relay = throughRelay
@@ -162,6 +167,55 @@ describe("devices' states between two engines", function () {
     const early = Array.from({ length: 20 }, (_, at) => Buffer.alloc(MIB, `early ${at} `));
     const disk = heir.states.find(({ idstr }) => idstr === "disk")!;
     assert.ok(Buffer.concat([...early, Buffer.from("the rest")]).equals(disk.bytes));
+  });
+
+  describe("of a guest that stops some time after it was told to", () => {
+    let stop: () => void;
+    let stopsWhen: () => Promise<void>;
+    beforeEach(() => {
+      const told = new Promise<void>((resolve) => {
+        stop = resolve;
+      });
+      stopsWhen = () => told;
+    });
+    const device = {
+      idstr: "disk",
+      instanceId: 0,
+      sendsAtOnce: true,
+      async *save() {
+        yield Buffer.from("early ");
+        await stopsWhen();
+        yield Buffer.from("and late");
+      },
+    };
+
+    it("are loaded as they come, rounds going on until it stops", async () => {
+      let came = "";
+      let ranAtFirst = false;
+      heir.loader = async (_, state) => {
+        for await (const piece of state) {
+          if (came === "") ranAtFirst = guest.isRunning;
+          came += Buffer.from(piece).toString();
+          stop();
+        }
+      };
+      assertMoved(await migrate([device], { stopsWhen }));
+      assert.deepEqual([came, ranAtFirst], ["early and late", true]);
+    });
+
+    it("are given up when they cannot be loaded, and it goes on", async () => {
+      heir.loader = async (_, state) => {
+        for await (const piece of state) {
+          stop();
+          throw new ProtocolError("DEVICE_STATE_ODD", `${piece.length} bytes that nobody can load`);
+        }
+      };
+      const { source, destination } = await migrate([device], { stopsWhen });
+      assert.equal(destination.code, "DEVICE_STATE_ODD");
+      assert.notEqual(source.code, null);
+      // Whether it has been paused by then depends on who is faster.
+      assert.deepEqual([guest.calls.filter((call) => call === "resume"), guest.isRunning], [["resume"], true]);
+    });
   });
 
   it("sends what saving a device has written into the guest's RAM", async () => {

@@ -32,6 +32,8 @@ export type WatchedGuestOptions = {
   readonly onResume?: () => Promise<void>;
   /** A disk reads into its RAM all the time: a page is marked when its transfer begins, and written when it ends. */
   readonly transfers?: boolean;
+  /** It stops some time after it was told to: when this resolves. */
+  readonly stopsWhen?: () => Promise<void>;
   /** Nobody writes its RAM, and one round moves it. */
   readonly stopped?: boolean;
 };
@@ -43,6 +45,7 @@ export class WatchedGuest implements SourceGuest {
   /** `pause` and `resume` in the order of their calls. */
   readonly calls: ("pause" | "resume")[] = [];
   readonly holdTransfers?: (harvest: () => Promise<void>) => Promise<void>;
+  readonly stopSoon?: () => Promise<void>;
   readonly #options: WatchedGuestOptions;
   readonly #block: RamBlock;
   readonly #mapping: Mapping;
@@ -70,6 +73,13 @@ export class WatchedGuest implements SourceGuest {
       this.holdTransfers = async (harvest) => {
         this.#endTransfers(0);
         await harvest();
+      };
+    }
+    const { stopsWhen } = options;
+    if (stopsWhen) {
+      this.stopSoon = async () => {
+        await stopsWhen();
+        this.#stop();
       };
     }
     // Every second page holds something from the start, different on each.
@@ -127,7 +137,7 @@ export class WatchedGuest implements SourceGuest {
 
   async pause(): Promise<void> {
     this.calls.push("pause");
-    assert.ok(this.isRunning || this.tracker === null, "paused twice");
+    assert.ok(this.isRunning === (this.stopSoon === undefined) || this.tracker === null, "paused twice, or too soon");
     this.#stop();
     this.#endTransfers(0);
   }
