@@ -38,7 +38,7 @@ const DISTURBING = [
 /** Likewise parameters, with the value that switches each off. */
 const NEUTRAL: Readonly<Record<string, string | boolean>> = { "tls-creds": "", mode: "normal", "direct-io": false };
 /** QEMU takes 0 for "no limit" since 8.1 only; 1 TiB a second is below every version's upper bound. */
-const BANDWIDTH_UNLIMITED = 2 ** 40;
+export const BANDWIDTH_UNLIMITED = 2 ** 40;
 
 /** What both ends of a migration over multifd channels between us and a QEMU need. `bytesPerSecond` 0: no limit. */
 export function multifdSettings(

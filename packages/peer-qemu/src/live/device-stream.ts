@@ -9,7 +9,6 @@
 import {
   type ByteSource,
   CAPABILITY_IGNORE_SHARED,
-  ChunkSource,
   decodeMainStream,
   type MainEvent,
   ProtocolError,
@@ -93,17 +92,6 @@ function sharedPage(block: string): ProtocolError {
   return new ProtocolError(
     "RAM_BLOCK_SHARED",
     `a page of RAM block "${block}" came with the devices: QEMU does not take it for shared RAM in a named file (memory-backend-file with share=on)`,
-  );
-}
-
-/** Checks a stream that has arrived whole. @throws {ProtocolError} DEVICE_STREAM; and what `readDeviceStream` refuses. */
-export async function checkDeviceStream(stream: Uint8Array, terms: StreamTerms): Promise<void> {
-  const source = new ChunkSource(oneChunk(stream));
-  await readDeviceStream(source, terms, async () => {});
-  if (source.position === stream.length) return;
-  throw new ProtocolError(
-    "DEVICE_STREAM",
-    `${stream.length - source.position} bytes follow the end of the device stream; the source is broken or hostile`,
   );
 }
 

@@ -67,7 +67,7 @@ export async function migrateQemu(job: MigrateQemuJob): Promise<MigrationResult>
         const direct = directIoFiles(ram.pid).length > 0 ? qmp : null;
         const tracking = await attachTracking({ pid: ram.pid, ram: ram.blocks, transfersHeld: direct !== null });
         try {
-          const guest = new SourceQemu(ram, tracking.tracker, record, capture, direct);
+          const guest = new SourceQemu(ram, tracking.tracker, record, capture, settings, direct);
           const result = await send(job, guest, facts.uuid);
           await letGo(job, capture);
           return result;

@@ -67,7 +67,7 @@ export async function snapshotQemu(job: SnapshotQemuJob): Promise<MigrationResul
       const direct = directIoFiles(ram.pid).length > 0 ? qmp : null;
       const tracking = await attachTracking({ pid: ram.pid, ram: ram.blocks, transfersHeld: direct !== null });
       try {
-        const live = new SourceQemu(ram, tracking.tracker, record, capture, direct);
+        const live = new SourceQemu(ram, tracking.tracker, record, capture, settings, direct);
         return await keep(job, facts, new WholeGuest(facts, live, capture));
       } finally {
         await tidy(job, "write tracking could not be ended", () => tracking.detach());

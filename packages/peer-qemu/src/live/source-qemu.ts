@@ -11,6 +11,7 @@
 import type { DeviceStateProvider, RamSource, SourceGuest } from "@multifd/engine";
 import type { DirtyTracker } from "@multifd/memory";
 import { ProtocolError } from "@multifd/protocol";
+import type { MigrationSettings } from "../drive/migration-settings.js";
 import type { QmpClient } from "../qmp-client.js";
 import type { DeviceCapture } from "./device-capture.js";
 import { DEVICE_STREAM } from "./device-stream.js";
@@ -23,15 +24,20 @@ export class SourceQemu implements SourceGuest {
   readonly introduction: readonly DeviceStateProvider[];
   readonly devices: readonly DeviceStateProvider[];
   readonly holdTransfers?: (harvest: () => Promise<void>) => Promise<void>;
+  readonly stopSoon?: () => Promise<void>;
   readonly #capture: DeviceCapture;
   readonly #drained: boolean;
 
-  /** @param direct  QEMU's monitor, where its disks are read past the page cache; else null. */
+  /**
+   * @param settings  QEMU's, borrowed for the migration.
+   * @param direct  QEMU's monitor, where its disks are read past the page cache; else null.
+   */
   constructor(
     ram: SharedRam,
     tracker: DirtyTracker,
     record: MachineRecord,
     capture: DeviceCapture,
+    settings: MigrationSettings,
     direct: QmpClient | null,
   ) {
     this.ram = ram.blocks.map(({ block, descriptor, offsetBytes }) => ({ block, descriptor, offsetBytes }));
@@ -40,8 +46,10 @@ export class SourceQemu implements SourceGuest {
     this.#capture = capture;
     this.#drained = direct !== null;
     if (direct !== null && record.running) this.holdTransfers = (harvest) => whileStopped(direct, harvest);
+    // A guest that is stopped for each harvest cannot be stopped by QEMU between two of them.
+    if (direct === null && record.running) this.stopSoon = () => capture.stopSoon(settings);
     // Requests that a device had under way when the guest stopped are finished before QEMU saves, and write RAM.
-    this.devices = [{ ...DEVICE_STREAM, savesIntoRam: true, save: () => takeStream(capture) }];
+    this.devices = [{ ...DEVICE_STREAM, savesIntoRam: true, sendsAtOnce: true, save: () => capture.pieces() }];
   }
 
   async pause(): Promise<void> {
@@ -57,10 +65,6 @@ export class SourceQemu implements SourceGuest {
   handOver(): void {
     this.#capture.release();
   }
-}
-
-async function* takeStream(capture: DeviceCapture): AsyncGenerator<Uint8Array> {
-  yield await capture.stream();
 }
 
 /** @throws {ProtocolError} RESUME_FAILED, where the guest stands still and should not. */
