@@ -6,22 +6,25 @@
  *
  *   total      from the command until the source knows that the guest runs elsewhere: QEMU's total-time, our totalMs
  *   downtime   from the stop until then: QEMU's downtime, our downtimeMs
- *   standstill the longest time in which no page was counted in either RAM file, looked at every 5 ms
- * *   CPU        all threads of all processes but the processors' (vCPU), source + destination; the start of our source's command included
+ *   standstill the longest time in which no page was counted in either RAM file, looked at every millisecond
+ *   CPU        all threads of all processes but the processors' (vCPU), source + destination; the start of our source's command included
  *   slowdown   what the guest got done a second while it was migrated, against the two seconds before
  *
  *   node bench/dist/qemu-live.js [--qemu 11.1] [--ram-bytes 1G] [--working-set 256M] [--rates 0,100M,1G]
  *        [--channels 2] [--compression none] [--runs 3]
  */
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as after } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import {
+  BOOT_GUEST_STATE_AT,
+  BOOT_GUEST_STATE_BYTES,
   type BootGuest,
   bootGuestSector,
   checkBootGuest,
   createScratchDir,
+  decodeBootGuest,
   paceBootGuest,
   QemuProcess,
   type QemuVersion,
@@ -40,7 +43,7 @@ const TICKS_PER_SECOND = 1000;
 const CLOCK_TICKS = 100;
 const BEFORE_MS = 2000;
 const TIMEOUT_MS = 60_000;
-const LOOK_MS = 5;
+const LOOK_MS = 1;
 const UNPACED = 2 ** 14;
 const DOWNTIME_LIMIT_MS = 300;
 const UNITS: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
@@ -200,22 +203,46 @@ function rateBetween(before: Look, now: Look, elapsedMs: number): number {
 
 /** Watches both RAM files for the guest's progress, from now on. */
 function watchStandstill(from: string, to: string) {
+  const [source, destination] = [new ProgressEye(from), new ProgressEye(to)];
   let last = look(from);
   let lastAtSourceMs = last.atMs;
   let longestMs = 0;
   const timer = setInterval(() => {
-    const [here, there] = [look(from), look(to)];
+    const [here, there] = [source.look(), destination.look()];
     if (here.pages > last.pages) lastAtSourceMs = here.atMs;
     const ahead = here.pages > there.pages ? here : there;
     if (ahead.pages <= last.pages) return;
     longestMs = Math.max(longestMs, ahead.atMs - last.atMs);
     last = ahead;
   }, LOOK_MS);
+  let isOver = false;
   const stop = () => {
     clearInterval(timer);
+    if (!isOver) for (const eye of [source, destination]) eye.close();
+    isOver = true;
     return longestMs;
   };
   return { stop, lastAtSourceMs: () => lastAtSourceMs };
+}
+
+/** Looks at one guest's progress over and over, with one read each time. */
+class ProgressEye {
+  readonly #descriptor: number;
+  readonly #state = Buffer.alloc(BOOT_GUEST_STATE_BYTES);
+
+  constructor(ram: string) {
+    this.#descriptor = openSync(ram, "r");
+  }
+
+  look(): Look {
+    readSync(this.#descriptor, this.#state, 0, BOOT_GUEST_STATE_BYTES, BOOT_GUEST_STATE_AT);
+    const { sweep, page } = decodeBootGuest(this.#state) ?? { sweep: 0, page: 0 };
+    return { pages: sweep * guest.pageCount + page, atMs: performance.now() };
+  }
+
+  close(): void {
+    closeSync(this.#descriptor);
+  }
 }
 
 /** CPU seconds of both QEMUs without their processors, and of our commands. */

@@ -39,8 +39,9 @@ const PARAMETERS_AT = 0x1a0;
 /** Where among them the pace is. */
 const PACE_AT = 12;
 const SECTOR_BYTES = 512;
-const STATE_AT = 0x1000;
-const STATE_BYTES = 12;
+/** Where a guest tells how far it has come: `decodeBootGuest`. */
+export const BOOT_GUEST_STATE_AT = 0x1000;
+export const BOOT_GUEST_STATE_BYTES = 12;
 const MAGIC = 0x5747464d;
 const ADDRESS_MAX = 3 * 2 ** 30;
 const LOOK_AGAIN_MS = 5;
@@ -80,7 +81,11 @@ export function paceBootGuest(ramPath: string, pagesPerTick: number): void {
 
 /** Reads how far a guest has come; null while it has not begun to count. */
 export function readBootGuest(ramPath: string): BootGuestState | null {
-  const state = readAt(ramPath, STATE_AT, STATE_BYTES);
+  return decodeBootGuest(readAt(ramPath, BOOT_GUEST_STATE_AT, BOOT_GUEST_STATE_BYTES));
+}
+
+/** The same out of the bytes at `BOOT_GUEST_STATE_AT`, for whoever looks often. */
+export function decodeBootGuest(state: Buffer): BootGuestState | null {
   if (state.readUInt32LE(0) !== MAGIC) return null;
   return { sweep: state.readUInt32LE(4), page: state.readUInt32LE(8) };
 }

@@ -1,11 +1,14 @@
 /** The peers that tests run against, and what their guests hold. */
 export { BackEndProcess, type BackEndProgram, passt, storageDaemon, testpmd, virtiofsd } from "./back-end-process.js";
 export {
+  BOOT_GUEST_STATE_AT,
+  BOOT_GUEST_STATE_BYTES,
   type BootGuest,
   type BootGuestState,
   bootGuestSector,
   checkBootGuest,
   checkSerialOutput,
+  decodeBootGuest,
   paceBootGuest,
   readBootGuest,
   sixteenMegabytes,
