@@ -72,12 +72,12 @@ export class Entrance {
     return this.#unknown.size + this.#held.length > 0;
   }
 
-  /** Waits a moment for somebody to come or to speak. @returns whether anybody did. @throws what `sort` throws. */
-  async step(sort: Sort): Promise<boolean> {
+  /** Waits up to `pollMs` for somebody to come or to speak. @returns whether anybody did. @throws what `sort` throws. */
+  async step(sort: Sort, pollMs = POLL_MS): Promise<boolean> {
     const asked = this.unknown;
     const descriptors = asked.map((connection) => connection.descriptor);
     if (this.#hasRoom()) descriptors.push(this.#listener.descriptor);
-    const ready = await this.#poll(descriptors);
+    const ready = await this.#poll(descriptors, pollMs);
     if (ready === null) return false;
     let moved = false;
     let undecided = false;
@@ -98,10 +98,10 @@ export class Entrance {
   }
 
   /** @returns null when one of them may have been closed meanwhile: what the poll says is of somebody else's file, then. */
-  async #poll(descriptors: readonly number[]): Promise<readonly boolean[] | null> {
+  async #poll(descriptors: readonly number[], pollMs: number): Promise<readonly boolean[] | null> {
     const closings = this.#closings;
     try {
-      const ready = await pollReadable(descriptors, POLL_MS);
+      const ready = await pollReadable(descriptors, pollMs);
       return closings === this.#closings ? ready : null;
     } catch (error) {
       if (closings === this.#closings) throw error;

@@ -24,6 +24,7 @@
  * Source: QEMU 10.1, migration/migration.c, migration_ioc_process_incoming(); migration/multifd.c, multifd_send_setup();
  * QEMU 7.2, migration/multifd.c, multifd_send_sync_main().
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Address, type Channel, formatAddress, type TlsListenTerms } from "@multifd/channel";
 import { receiveBytes } from "@multifd/native";
 import {
@@ -55,6 +56,9 @@ export type Connections = {
   /** The VM's, as every channel bore it. */
   readonly uuid: Uint8Array;
 };
+
+/** Between looks at the door, once all are there. */
+const WATCH_MS = 10;
 
 export class Reception {
   readonly #entrance: Entrance;
@@ -116,8 +120,10 @@ export class Reception {
   async #watch(onSurplus: (error: unknown) => void): Promise<void> {
     try {
       while (this.#settling === null && (this.#entrance.open || this.#entrance.unknown.length > 0)) {
-        await this.#entrance.step((connection, words) => this.#judge(connection, words));
+        // Asked now and then: a wait would hold one of the process's few threads for files, which others need by now.
+        await this.#entrance.step((connection, words) => this.#judge(connection, words), 0);
         this.#entrance.expire(this.#terms.handshakeTimeoutMs);
+        await sleep(WATCH_MS);
       }
     } catch (error) {
       onSurplus(error);
@@ -131,7 +137,7 @@ export class Reception {
 
   /** After `lastCall`: waits until whoever came has said what it is, or has had its time. */
   async allHeard(): Promise<void> {
-    await this.#watching;
+    if (this.#entrance.unknown.length > 0) await this.#watching;
   }
 
   /**

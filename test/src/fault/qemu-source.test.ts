@@ -90,6 +90,6 @@ for (const version of versions) {
       await source.migrateTo(formatAddress(address));
       await result;
       assert.equal((await source.waitMigration()).status, "completed");
-    });
+    }).timeout(240_000); // for slow machines: nine migrations
   });
 }
