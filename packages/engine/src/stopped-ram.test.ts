@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describeRamBlock } from "@multifd/memory";
+import { filesLeftOpen, openFiles } from "@multifd/native/fixture-open-files";
 import { StoppedRam } from "./stopped-ram.js";
 
 const NOTHING_ELSE = { kept: [], blockNames: [] };
@@ -13,7 +14,6 @@ describe("stopped RAM", () => {
     writeFileSync(join(dir, name), new Uint8Array(bytes));
     return join(dir, name);
   };
-  const descriptors = () => readdirSync("/proc/self/fd").length;
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), "multifd-"));
   });
@@ -59,8 +59,8 @@ describe("stopped RAM", () => {
     guest.close();
   });
 
-  it("refuses a file that is no whole number of pages, or missing, and leaves none open", () => {
-    const before = descriptors();
+  it("refuses a file that is no whole number of pages, or missing, and leaves none open", async () => {
+    const before = openFiles();
     const good = file("good", 4096);
     for (const [path, code] of [
       [file("odd", 5000), "RAM_SIZE"],
@@ -73,6 +73,6 @@ describe("stopped RAM", () => {
       ]);
       assert.throws(() => StoppedRam.open(paths, 4096, NOTHING_ELSE), { code, message: /RAM block "m1"/ });
     }
-    assert.equal(descriptors(), before);
+    assert.deepEqual(await filesLeftOpen(before), []);
   });
 });

@@ -202,7 +202,7 @@ describe("destination of Cloud Hypervisor's protocol, towards raw bytes", () => 
     }
 
     it(`does not wait for ever for a source that falls silent inside ${name}`, async () => {
-      const { peer, outcome } = await open({ stallTimeoutMs: 100 });
+      const { peer, outcome } = await open({ stallTimeoutMs: 1500 });
       await say(peer, ...before);
       peer.write(wire.subarray(0, wire.length - 1));
       assert.equal(await refused(outcome), "STALLED");
@@ -281,7 +281,7 @@ describe("destination of Cloud Hypervisor's protocol, towards raw bytes", () => 
   }
 
   it("drops an additional channel that does not say what it is", async () => {
-    const { peer, outcome, other } = await openTwo({ handshakeTimeoutMs: 50 });
+    const { peer, outcome, other } = await openTwo({ handshakeTimeoutMs: 1000 });
     assert.equal((await other.rest()).length, 0);
     await say(peer, state(STATE), COMPLETE);
     assert.deepEqual(await outcome, { ok: true, acknowledged: true });

@@ -89,7 +89,7 @@ describe("RAM on demand, towards raw bytes", () => {
     first.peer.close();
     assert.equal(await receiving.refused(first.outcome), "COMMAND_OUT_OF_ORDER");
     receiving.renew();
-    const second = await open({ handshakeTimeoutMs: 50 });
+    const second = await open({ handshakeTimeoutMs: 1000 });
     second.peer.write(state(STATE));
     assert.equal(await second.peer.status(), 2);
     second.peer.close();

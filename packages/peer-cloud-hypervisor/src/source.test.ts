@@ -218,7 +218,7 @@ describe("source of Cloud Hypervisor's protocol, towards raw bytes", () => {
     });
 
     it(`does not wait for ever for the answer to ${name}`, async () => {
-      const { peer, outcome } = await start({ stallTimeoutMs: 100 });
+      const { peer, outcome } = await start({ stallTimeoutMs: 1500 });
       await answerUpTo(peer, name);
       const result = await outcome;
       assert.equal(!result.ok && result.code, name === "complete" ? "ACKNOWLEDGEMENT_LOST" : "STALLED");

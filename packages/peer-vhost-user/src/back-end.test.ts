@@ -1,9 +1,11 @@
 /** A device of ours, served to a front-end of ours: rings, log, state, reconnection; and a guest that lies. */
+
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DirtyBitmap, describeRamBlock } from "@multifd/memory";
+import { filesLeftOpen, type OpenFiles, openFiles } from "@multifd/native/fixture-open-files";
 import { AttachedDevice } from "./attached-device.js";
 import { BackEnd, type BackEndEvent } from "./back-end.js";
 import type { BackEndDevice } from "./back-end-device.js";
@@ -21,15 +23,15 @@ const BUFFER = 0x1_0000;
 describe("a back-end of ours", () => {
   let guest: FixtureGuest;
   const closers: (() => unknown)[] = [];
-  let descriptors: number;
+  let openBefore: OpenFiles;
   beforeEach(() => {
-    descriptors = countDescriptors();
+    openBefore = openFiles();
     guest = new FixtureGuest();
   });
   afterEach(async () => {
     for (const close of closers.splice(0).reverse()) await close();
     guest.close();
-    assert.equal(countDescriptors(), descriptors, "no descriptor is left");
+    assert.deepEqual(await filesLeftOpen(openBefore), [], "no descriptor is left");
   });
 
   async function serve(device: BackEndDevice) {
@@ -254,7 +256,3 @@ describe("a back-end of ours", () => {
     assert.deepEqual(events.slice(0, 5), ["connected", "disconnected", "connected", "disconnected", "connected"]);
   });
 });
-
-function countDescriptors(): number {
-  return readdirSync("/proc/self/fd").length;
-}

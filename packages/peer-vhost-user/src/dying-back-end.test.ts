@@ -3,10 +3,11 @@
  *
  * One of our own serves; between the two sits a relay that closes when the number of the request has come.
  */
+
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
 import { describeRamBlock } from "@multifd/memory";
 import { closeDescriptor, socketPair } from "@multifd/native";
+import { filesLeftOpen, type OpenFiles, openFiles } from "@multifd/native/fixture-open-files";
 import { MigrationError } from "@multifd/protocol";
 import { AttachedDevice } from "./attached-device.js";
 import { attachFrontEnd, FixtureGuest, RAM_BYTES, serveDevice } from "./fixture.js";
@@ -80,7 +81,7 @@ async function live(socket: number, guest: FixtureGuest): Promise<void> {
 describe("a back-end that dies", function () {
   this.timeout(60_000);
   let guest: FixtureGuest;
-  let descriptors: number;
+  let openBefore: OpenFiles;
   let requests: number;
   /** Also opens what a process opens once, and keeps. */
   before(async () => {
@@ -93,12 +94,12 @@ describe("a back-end that dies", function () {
     guest.close();
   });
   beforeEach(() => {
-    descriptors = readdirSync("/proc/self/fd").length;
+    openBefore = openFiles();
     guest = new FixtureGuest();
   });
-  afterEach(() => {
+  afterEach(async () => {
     guest.close();
-    assert.equal(readdirSync("/proc/self/fd").length, descriptors, "no descriptor is left");
+    assert.deepEqual(await filesLeftOpen(openBefore), [], "no descriptor is left");
   });
 
   for (const when of ["unread", "unanswered"] as const) {

@@ -3,8 +3,8 @@
  *
  * Every one of them is one clear error, and leaves no descriptor behind.
  */
+
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
 import {
   closeDescriptor,
   createEvent,
@@ -13,6 +13,7 @@ import {
   sendDescriptors,
   socketPair,
 } from "@multifd/native";
+import { filesLeftOpen, type OpenFiles, openFiles } from "@multifd/native/fixture-open-files";
 import { ChannelError, MigrationError } from "@multifd/protocol";
 import type { BackEndDevice } from "./back-end-device.js";
 import { deviceFeature, featureSet, protocolFeature } from "./features.js";
@@ -52,10 +53,6 @@ const REPLY_TIMEOUT_MS = 300;
 type Answer = { readonly wire: Uint8Array; readonly descriptors?: readonly number[] } | "silence" | "close" | null;
 /** What a scripted back-end answers a request with; null leaves the honest answer. */
 type Script = (request: VhostUserMessage) => Answer;
-
-function countDescriptors(): number {
-  return readdirSync("/proc/self/fd").length;
-}
 
 function wire(id: number, flags: number, payload: Uint8Array): Uint8Array {
   return Buffer.concat([vhostUserHeader.encode({ id, flags, bytes: payload.length }), payload]);
@@ -101,11 +98,11 @@ function on(name: RequestName, answer: (id: number) => Answer): Script {
 }
 
 describe("a back-end that breaks the protocol", () => {
-  let before: number;
+  let before: OpenFiles;
   beforeEach(() => {
-    before = countDescriptors();
+    before = openFiles();
   });
-  afterEach(() => assert.equal(countDescriptors(), before, "no descriptor is left"));
+  afterEach(async () => assert.deepEqual(await filesLeftOpen(before), [], "no descriptor is left"));
 
   /** Runs `act` against the script; asserts its error, and that the front-end fails alike ever after. */
   async function assertBroken(
@@ -395,15 +392,15 @@ describe("a back-end that breaks the protocol", () => {
 });
 
 describe("a front-end that breaks the protocol", () => {
-  let before: number;
+  let before: OpenFiles;
   let guest: FixtureGuest;
   beforeEach(() => {
-    before = countDescriptors();
+    before = openFiles();
     guest = new FixtureGuest();
   });
-  afterEach(() => {
+  afterEach(async () => {
     guest.close();
-    assert.equal(countDescriptors(), before, "no descriptor is left");
+    assert.deepEqual(await filesLeftOpen(before), [], "no descriptor is left");
   });
 
   const request = (name: RequestName, payload: Uint8Array = new Uint8Array(0)) =>

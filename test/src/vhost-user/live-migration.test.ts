@@ -4,8 +4,9 @@
  * The guest is the test: it reads a file over and over through the back-end's virtqueue while its RAM moves,
  * stops when it is paused, and reads on at the destination with the same node id and file handle.
  */
+
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   BitmapTracker,
@@ -18,6 +19,7 @@ import {
   type SourceGuest,
 } from "@multifd/engine";
 import { describeRamBlock } from "@multifd/memory";
+import { filesLeftOpen, type OpenFiles, openFiles } from "@multifd/native/fixture-open-files";
 import { QemuDestinationPeer, QemuSourcePeer } from "@multifd/peer-qemu";
 import {
   AttachedDevice,
@@ -63,13 +65,13 @@ describe("a live migration with a virtiofsd", () => {
     mkdirSync(join(share, "d"), { recursive: true });
     writeFileSync(join(share, "d", "hello"), CONTENT);
   });
-  let descriptors: number;
+  let openBefore: OpenFiles;
   beforeEach(() => {
-    descriptors = readdirSync("/proc/self/fd").length;
+    openBefore = openFiles();
   });
   afterEach(async () => {
     for (const close of closers.splice(0).reverse()) await close();
-    assert.equal(readdirSync("/proc/self/fd").length, descriptors, "no descriptor is left");
+    assert.deepEqual(await filesLeftOpen(openBefore), [], "no descriptor is left");
   });
   after(() => removeScratchDir(dir));
 

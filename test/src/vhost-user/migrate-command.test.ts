@@ -2,10 +2,12 @@
  * `multifd migrate` and `receive` with `--vhost-user`: one command on each side moves a guest's RAM, its back-end's
  * state and where its rings stand. The back-ends are virtiofsds, the guest reads a file through them all the time.
  */
+
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { runCommandLine } from "@multifd/cli";
+import { filesLeftOpen, type OpenFiles, openFiles } from "@multifd/native/fixture-open-files";
 import { BackEnd } from "@multifd/peer-vhost-user";
 import {
   BackEndProcess,
@@ -29,7 +31,7 @@ const RUNS = [
 
 describe("multifd migrate --vhost-user", () => {
   let dir: string;
-  let descriptors: number;
+  let openBefore: OpenFiles;
   let count = 0;
   const closers: (() => unknown)[] = [];
   before(async () => {
@@ -41,11 +43,11 @@ describe("multifd migrate --vhost-user", () => {
     await (await startBackEnd()).process.stop();
   });
   beforeEach(() => {
-    descriptors = readdirSync("/proc/self/fd").length;
+    openBefore = openFiles();
   });
   afterEach(async () => {
     for (const close of closers.splice(0).reverse()) await close();
-    assert.equal(readdirSync("/proc/self/fd").length, descriptors, "no descriptor is left");
+    assert.deepEqual(await filesLeftOpen(openBefore), [], "no descriptor is left");
   });
   after(() => removeScratchDir(dir));
 
