@@ -1,7 +1,7 @@
 /**
  * Migrate a QEMU: the source's side from the first question to the guest's leave.
  *
- *   look ─ track ─ borrow the settings ─▶ agree ─ rounds ─ stop ─ last round ─▶ loaded there ─ let go ─▶ running there
+ *   look ─ track ─ borrow the settings ─▶ agree ─ rounds ─ get ready ─ stop ─ last round ─▶ loaded there ─ let go ─▶ running there
  *
  * Every failure before the destination runs the guest undoes all of it in the reverse order:
  * the guest goes on here, tracking ends, and the settings are as they were.
