@@ -1,12 +1,12 @@
 /**
  * Auto's choice: what `--compression auto` costs over the best method known beforehand, link by link.
  *
- * For each link every method moves the same mixed image, in turns, `multifd send` into
+ * For each link every method moves the same image, in turns, `multifd send` into
  * `multifd receive`; printed are the medians, and auto's as a part of the best fixed
  * method's. A link is a limit of the source's own (`--max-bandwidth`: packets are held
  * back), a pipe between the two that is emptied no faster than that (send blocks), or none at all.
  *
- *     node bench/dist/auto-choice.js [RAM in MiB] [rounds] [links, such as limit:50,pipe:200,none]
+ *     node bench/dist/auto-choice.js [RAM in MiB] [rounds] [links, such as limit:50,pipe:200,none] [channels] [image]
  */
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -14,12 +14,11 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { MigrationEvent } from "@multifd/engine";
-import { mixedImage } from "@multifd/test/peers";
+import { findImage } from "./images.js";
 import { median } from "./statistics.js";
 
 const COMMAND = fileURLToPath(new URL("main.js", import.meta.resolve("@multifd/cli")));
 const METHODS = ["none", "lz4", "zstd", "auto"] as const;
-const CHANNELS = 2;
 const MIB = 2 ** 20;
 /** A pipe's turn: what it may pass on in one is a fiftieth of a second's worth. */
 const TURN_MS = 20;
@@ -27,7 +26,7 @@ const DEFAULT_LINKS = "limit:25,limit:100,limit:400,pipe:25,pipe:100,pipe:200,no
 
 type Link = { readonly kind: "limit" | "pipe" | "none"; readonly mibPerSecond: number };
 
-const [ramMib = "512", rounds = "3", links = DEFAULT_LINKS] = process.argv.slice(2);
+const [ramMib = "512", rounds = "3", links = DEFAULT_LINKS, channels = "2", image = "mixed"] = process.argv.slice(2);
 const dir = mkdtempSync("/dev/shm/multifd-auto-choice-");
 
 /** Starts one of our commands. @returns its events, as they come. */
@@ -78,7 +77,7 @@ function openPipe(
 }
 
 async function move(method: (typeof METHODS)[number], link: Link): Promise<number> {
-  const shared = ["--channels", `${CHANNELS}`, "--compression", method];
+  const shared = ["--channels", channels, "--compression", method];
   const received = `${dir}/received`;
   const receiver = start(["receive", "--listen", `unix:${dir}/in`, "--ram", `ram=${received}`, ...shared]);
   const lines = receiver[Symbol.asyncIterator]();
@@ -94,8 +93,8 @@ async function move(method: (typeof METHODS)[number], link: Link): Promise<numbe
 }
 
 try {
-  mixedImage(`${dir}/image`, Number(ramMib) * MIB, 1);
-  console.log(`${ramMib} MiB, mixed, ${CHANNELS} channels, ${rounds} rounds; ms`);
+  findImage(image).write(`${dir}/image`, Number(ramMib) * MIB);
+  console.log(`${ramMib} MiB, ${image}, ${channels} channels, ${rounds} rounds; ms`);
   console.log(["link".padEnd(12), ...METHODS.map((method) => method.padStart(7)), "auto / best"].join("  "));
   for (const text of links.split(",")) {
     const [kind, rate = "0"] = text.split(":");

@@ -1,5 +1,9 @@
 /**
- * Method choice: which of several methods gets a channel's packets across soonest, now.
+ * Method choice: which of several methods gets a migration's packets across soonest, now.
+ *
+ * One choice for all channels, for they share what holds them up: the link, the
+ * bandwidth limit, the CPUs. A channel that tried a method by itself would see its
+ * neighbours take what it saved.
  *
  * Methods are numbers here, 0 the cheapest. What each would cost is foreseen, for
  * that is cheap: the CPU time and the ratio of every method are known from samples,
@@ -7,204 +11,288 @@
  * them (blocked in send, or waiting for a packet that the bandwidth limit held back).
  * But what slows a link down is not known: a destination short of CPU time looks like a slow
  * link, and compression then makes it slower. So the most promising method is tried,
- * on a few packets, and kept only if they did get across sooner; and what looked
- * better only because it filled empty buffers is found out a little later.
+ * and kept only if packets did get across sooner.
  *
- *   settled ──(a method promises enough)──▶ trial ──(it kept it)──▶ probation ──▶ settled
- *      ▲                                      │ no                     │ no
- *      └────────────(not again for a while)───┴────────────────────────┘
+ *   settled ──(a method promises enough)──▶ trial ──(packets went sooner)──▶ probation ──▶ settled
+ *      ▲                                      │ no                              │ no
+ *      └──────────(not again for a while)─────┴─────────────────────────────────┘
  *
- * A method that failed has to wait twice as long each time, unless the channel's
- * speed has changed since. Pure: the caller brings packets, samples and the clock.
- * Counts are of full packets: one with few pages tells little. bench/src/auto-choice.ts
+ * Bad news is believed soon: a trial ends when it has lost more time than all trials
+ * together may lose, a small part of the time so far. Good news is not: empty
+ * buffers and a full token bucket make anything look fast, so only the
+ * later half of a trial proves it, and what is not clear yet goes on. A method that failed, or was
+ * replaced, rests, twice as long each time, and waits until it may lose more than last time;
+ * unless the speed has changed since.
+ *
+ * Pure: the caller brings progress, samples and the clock. Packets are counted
+ * by their guest RAM: one with few pages tells little. bench/src/auto-choice.ts
  * compares with every fixed method.
  */
 import { PACKET_GUEST_BYTES } from "@multifd/protocol";
 
-/** Of what packets before it cost, a packet's own part is 1 / MEMORY_PACKETS. */
-const MEMORY_PACKETS = 48;
-/** Packets of a method before it is compared. */
+/** Of what packets before it cost, a packet's own part is one in so many, or of so long if that is more. */
+const MEMORY_PACKETS = 96;
+const MEMORY_MS = 500;
+/** What of a method has to be known before others are compared with it. */
 const WARM_PACKETS = 8;
-/** Packets that a trial does not count: what the method before has left in the buffers. */
-const SETTLING_PACKETS = 2;
-const TRIAL_PACKETS = 10;
-/** As many, while it is not clear yet whether it is better. */
-const LONG_TRIAL_PACKETS = 40;
-const CLEAR = 0.7;
-/** Counted packets after which a trial that goes very badly, or very well, is over. */
+const WARM_MS = 30;
+/** Samples, one behind each packet, to begin with; then one after so long. */
+const FIRST_SAMPLES = 3;
+const SAMPLE_MS = 60;
+/** A sample's part in what is known of its method. */
+const SAMPLE_WEIGHT = 0.25;
+/** Packets that a trial does not count, beside one per channel: those in hand bear the method before. */
+const SETTLING_PACKETS = 1;
+/** Each half of a trial, at least: about as long as the engine's token bucket, and most sockets' buffers, bear. */
+const HALF_MS = 40;
+const HALF_PACKETS = 6;
+/** How far from the time before so few packets must be to prove anything; twice as near with four times as many. */
+const DOUBT = 0.3;
+/** So many prove what they prove. */
+const LONG_HALF_PACKETS = 100;
+/** Counted packets before a trial can have lost too much. */
 const CLEAR_PACKETS = 3;
-const HOPELESS = 1.5;
-const SPLENDID = 0.55;
+/** What all trials together may lose: a part of the time so far, and something to begin with. */
+const LOSS_PART = 0.025;
+const FIRST_LOSS_MS = 8;
+/** On a slow link a few packets' worth, or chance would decide. */
+const FIRST_LOSS_PACKETS = 3;
+/** What must be left of it for a trial: so much, or so many times what the method's last one lost. */
+const LEAST_LOSS_MS = 3;
+const NEED = 2;
 const PROBATION_PACKETS = 32;
+const PROBATION_MS = 100;
 /** What a method must promise to be tried, have kept in the trial, and keep then: parts of the time so far. */
 const PROMISE = 0.93;
 const KEPT = 0.96;
 const WORSE = 1.04;
-/** Packets until a method that failed is tried again, after its first failure. */
-const REST_PACKETS = 64;
-const REST_DOUBLINGS_MAX = 4;
-/** A speed so many times what it was at the failure is another link. */
-const CHANGED = 1.4;
-/** Samples of each method, one behind each packet, to begin with; then one behind so many packets. */
-const FIRST_SAMPLES = 4;
-const SAMPLE_PACKETS = 16;
-/** A sample's part in what is known of its method. */
-const SAMPLE_WEIGHT = 0.25;
+/** How long a method that failed rests: so many times what its trial lost, but no less than so long. */
+const REST_LOSSES = 20;
+const REST_MS = 100;
+const REST_DOUBLINGS_MAX = 5;
+/** So many packets, and no fewer than in so long, at so many times the speed of before: another link, or other contents. */
+const CHANGED = 2;
+const LATEST_PACKETS = 24;
+const LATEST_MS = 30;
 
 /** Per byte of guest RAM. */
 type Cost = { ms: number; wireBytes: number };
 
-type Attempt = { readonly method: number; packets: number; ms: number; bytes: number };
+/** What all channels got done meanwhile. */
+export type Progress = {
+  /** Guest RAM in normal pages. */
+  readonly bytes: number;
+  /** What reading and compressing took, all channels added up; and what of that their threads were running. */
+  readonly prepareMs: number;
+  readonly prepareCpuMs: number;
+  readonly wireBytes: number;
+  /** On the clock. */
+  readonly ms: number;
+};
 
-type Failure = { times: number; notBefore: number; msPerByte: number };
+type Sums = { packets: number; bytes: number; ms: number };
+
+/** `late`: of its later half. */
+type Trial = { readonly method: number; settling: number; readonly all: Sums; readonly late: Sums };
+
+/** `needMs`: what a trial must be allowed to lose. */
+type Failure = { times: number; notBeforeMs: number; needMs: number };
 
 export class MethodChoice {
+  readonly #channels: number;
   readonly #samples: readonly Cost[];
   readonly #failures: readonly Failure[];
   /** Sums over the packets of the method in use, the older ones fading. */
   readonly #sums = { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, ms: 0, wireBytes: 0 };
+  /** Its latest packets, some at a time. */
+  readonly #latest: Sums = { packets: 0, bytes: 0, ms: 0 };
   #method = 0;
-  #trial: Attempt | null = null;
+  #trial: Trial | null = null;
   /** What the method before took per byte, while the one in use is on probation. */
   #before: { readonly method: number; readonly msPerByte: number } | null = null;
-  #packets = 0;
+  /** What a byte took when the method in use was first looked at, or the speed last changed; 0 before. */
+  #usualMsPerByte = 0;
+  /** Since the method in use is. */
+  #sinceMs = 0;
+  #nowMs = 0;
+  /** By trials. */
+  #lostMs = 0;
   #sampled = 0;
-  #sampleAt = 0;
+  #sampleAtMs = 0;
 
   /** @param methods  How many there are. */
-  constructor(methods: number) {
-    this.#samples = Array.from({ length: methods }, () => ({ ms: Number.NaN, wireBytes: Number.NaN }));
-    this.#failures = Array.from({ length: methods }, () => ({ times: 0, notBefore: 0, msPerByte: 0 }));
+  constructor(methods: number, channels: number) {
+    this.#channels = channels;
+    this.#samples = Array.from({ length: methods }, () => ({ ms: 0, wireBytes: 0 }));
+    this.#failures = Array.from({ length: methods }, () => ({ times: 0, notBeforeMs: 0, needMs: LEAST_LOSS_MS }));
   }
 
-  /** The method for the next packet. */
+  /** The method for the next packets. */
   get next(): number {
     return this.#trial === null ? this.#method : this.#trial.method;
   }
 
-  /** The method that a part of the packet just sent is to be compressed with, for a sample; -1 for none. */
-  get sampleDue(): number {
-    const due = this.#sampled % this.#samples.length;
-    return this.#sampled < FIRST_SAMPLES * this.#samples.length || this.#packets >= this.#sampleAt ? due : -1;
-  }
-
-  /** What came of a sample of `bytes` of guest RAM. @param ms  CPU time: whoever else is running does not belong to the method. */
-  sample(method: number, bytes: number, ms: number, wireBytes: number): void {
-    const known = this.#samples[method]!;
-    const weight = Number.isNaN(known.ms) ? 1 : SAMPLE_WEIGHT;
-    known.ms = weight === 1 ? ms / bytes : known.ms + weight * (ms / bytes - known.ms);
-    const ratio = Math.min(1, wireBytes / bytes);
-    known.wireBytes = weight === 1 ? ratio : known.wireBytes + weight * (ratio - known.wireBytes);
-    this.#sampled++;
-    this.#sampleAt = this.#packets + SAMPLE_PACKETS;
+  /** Whether a part of the packet just sent is to be compressed with every method, for a sample. */
+  get sampleDue(): boolean {
+    return this.#sampled < FIRST_SAMPLES || this.#nowMs >= this.#sampleAtMs;
   }
 
   /**
-   * A packet has been sent, with the method of `next`.
+   * What came of a sample: the same guest RAM by every method, so that none profits from what it met.
    *
-   * @param bytes      Guest RAM in its normal pages.
-   * @param prepareMs     What reading and compressing it took.
-   * @param prepareCpuMs  What of that the thread was running.
-   * @param ms            From the end of the packet before to its own.
+   * @param ms  CPU time: whoever else is running does not belong to the method.
    */
-  sent(bytes: number, prepareMs: number, prepareCpuMs: number, ms: number, wireBytes: number): void {
+  sample(bytes: number, results: readonly { readonly ms: number; readonly wireBytes: number }[]): void {
+    const weight = this.#sampled === 0 ? 1 : SAMPLE_WEIGHT;
+    for (const [method, { ms, wireBytes }] of results.entries()) {
+      const known = this.#samples[method]!;
+      known.ms += weight * (ms / bytes - known.ms);
+      known.wireBytes += weight * (Math.min(1, wireBytes / bytes) - known.wireBytes);
+    }
+    this.#sampled++;
+    this.#sampleAtMs = this.#nowMs + SAMPLE_MS;
+  }
+
+  /** Packets have been sent, with the method of `next` but for those that were in hand when it changed. */
+  progress({ bytes, prepareMs, prepareCpuMs, wireBytes, ms }: Progress): void {
     const packets = bytes / PACKET_GUEST_BYTES;
-    this.#packets += packets;
+    this.#nowMs += ms;
     if (this.#trial !== null) {
       this.#judgeTrial(this.#trial, packets, bytes, ms);
       return;
     }
     const sums = this.#sums;
-    const kept = 1 - packets / MEMORY_PACKETS;
+    const kept = 1 - Math.min(1, packets / MEMORY_PACKETS, ms / MEMORY_MS);
     sums.packets += packets;
     sums.bytes = sums.bytes * kept + bytes;
-    sums.prepareMs = sums.prepareMs * kept + prepareMs;
-    sums.prepareCpuMs = sums.prepareCpuMs * kept + prepareCpuMs;
+    sums.prepareMs = sums.prepareMs * kept + prepareMs / this.#channels;
+    sums.prepareCpuMs = sums.prepareCpuMs * kept + prepareCpuMs / this.#channels;
     sums.ms = sums.ms * kept + ms;
     sums.wireBytes = sums.wireBytes * kept + wireBytes;
+    this.#sinceMs += ms;
+    this.#noticeChange(packets, bytes, ms);
     if (this.#before !== null) this.#judgeProbation(this.#before);
-    else if (sums.packets >= WARM_PACKETS) this.#look();
+    else if (sums.packets >= WARM_PACKETS && this.#sinceMs >= WARM_MS && this.#sampled >= FIRST_SAMPLES) this.#look();
   }
 
-  #judgeTrial(trial: Attempt, packets: number, bytes: number, ms: number): void {
-    trial.packets += packets;
-    if (trial.packets <= SETTLING_PACKETS) return;
-    trial.ms += ms;
-    trial.bytes += bytes;
-    const counted = trial.packets - SETTLING_PACKETS;
+  /** What was found out on another link, or of other contents, is forgotten. */
+  #noticeChange(packets: number, bytes: number, ms: number): void {
+    const latest = this.#latest;
+    add(latest, packets, bytes, ms);
+    if (latest.packets < LATEST_PACKETS || latest.ms < LATEST_MS) return;
+    const change = latest.ms / latest.bytes / this.#usualMsPerByte;
+    if (this.#usualMsPerByte > 0 && (change > CHANGED || change < 1 / CHANGED)) {
+      for (const failure of this.#failures) Object.assign(failure, { times: 0, notBeforeMs: 0, needMs: LEAST_LOSS_MS });
+      this.#lostMs = Math.min(this.#lostMs, LOSS_PART * this.#nowMs);
+      this.#before = null;
+      this.#use(this.#method);
+    }
+    Object.assign(latest, { packets: 0, bytes: 0, ms: 0 });
+  }
+
+  #judgeTrial(trial: Trial, packets: number, bytes: number, ms: number): void {
+    if (trial.settling > 0) {
+      trial.settling -= packets;
+      return;
+    }
+    const { all, late } = trial;
     const before = this.#sums.ms / this.#sums.bytes;
-    const ratio = trial.ms / trial.bytes / before;
-    if (counted < CLEAR_PACKETS) return;
-    if (ratio > HOPELESS) this.#fail(trial.method, before);
-    else if (ratio < SPLENDID) this.#adopt(trial.method, before);
-    else if (counted < TRIAL_PACKETS || (counted < LONG_TRIAL_PACKETS && ratio > CLEAR && ratio < WORSE)) return;
-    else if (ratio > KEPT) this.#fail(trial.method, before);
-    else this.#adopt(trial.method, before);
+    if (all.ms >= HALF_MS && all.packets >= HALF_PACKETS) add(late, packets, bytes, ms);
+    add(all, packets, bytes, ms);
+    const lostMs = all.ms - all.bytes * before;
+    if (all.packets >= CLEAR_PACKETS && lostMs > this.#allowanceMs) {
+      this.#fail(trial.method, lostMs);
+    } else {
+      if (late.ms < HALF_MS || late.packets < HALF_PACKETS) return;
+      const ratio = late.ms / late.bytes / before;
+      const doubt = DOUBT * Math.sqrt(HALF_PACKETS / late.packets);
+      if (late.packets < LONG_HALF_PACKETS && ratio > 1 - doubt && ratio < 1 + doubt / 2) return;
+      if (ratio > KEPT) this.#fail(trial.method, lostMs);
+      else {
+        this.#fail(this.#method, 0);
+        this.#before = { method: this.#method, msPerByte: before };
+        this.#use(trial.method);
+      }
+    }
+    this.#lostMs += Math.max(0, lostMs);
     this.#trial = null;
   }
 
-  #adopt(method: number, msPerByte: number): void {
-    this.#before = { method: this.#method, msPerByte };
-    this.#use(method);
+  /** What the next trial may lose. */
+  get #allowanceMs(): number {
+    const packetMs = (PACKET_GUEST_BYTES * this.#sums.ms) / this.#sums.bytes;
+    return Math.max(FIRST_LOSS_MS, FIRST_LOSS_PACKETS * packetMs) + LOSS_PART * this.#nowMs - this.#lostMs;
   }
 
   #judgeProbation({ method, msPerByte }: { readonly method: number; readonly msPerByte: number }): void {
-    if (this.#sums.packets < PROBATION_PACKETS) return;
+    if (this.#sums.packets < PROBATION_PACKETS || this.#sinceMs < PROBATION_MS) return;
     this.#before = null;
     if (this.#sums.ms / this.#sums.bytes > WORSE * msPerByte) {
-      this.#fail(this.#method, msPerByte);
+      this.#fail(this.#method, 0);
       this.#use(method);
-    } else {
-      this.#failures[this.#method]!.times = 0;
     }
   }
 
   #use(method: number): void {
     this.#method = method;
+    this.#usualMsPerByte = 0;
+    this.#sinceMs = 0;
+    Object.assign(this.#latest, { packets: 0, bytes: 0, ms: 0 });
     Object.assign(this.#sums, { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, ms: 0, wireBytes: 0 });
   }
 
-  #fail(method: number, msPerByte: number): void {
+  #fail(method: number, lostMs: number): void {
     const failure = this.#failures[method]!;
-    failure.notBefore = this.#packets + REST_PACKETS * 2 ** Math.min(failure.times, REST_DOUBLINGS_MAX);
+    const restMs = Math.max(REST_MS, REST_LOSSES * lostMs) * 2 ** Math.min(failure.times, REST_DOUBLINGS_MAX);
+    failure.notBeforeMs = this.#nowMs + restMs;
     failure.times++;
-    failure.msPerByte = msPerByte;
+    failure.needMs = Math.max(LEAST_LOSS_MS, NEED * lostMs);
   }
 
   /** Starts a trial of the method that promises most, if one promises enough. */
   #look(): void {
     const msPerByte = this.#sums.ms / this.#sums.bytes;
+    if (this.#usualMsPerByte === 0) this.#usualMsPerByte = msPerByte;
     let best = -1;
     let bestMs = PROMISE * msPerByte;
     for (let method = 0; method < this.#samples.length; method++) {
-      if (method === this.#method || this.#isResting(method, msPerByte)) continue;
+      const { notBeforeMs, needMs } = this.#failures[method]!;
+      if (method === this.#method || this.#nowMs < notBeforeMs || this.#allowanceMs < needMs) continue;
       const ms = this.#foresee(method);
       if (ms < bestMs) {
         best = method;
         bestMs = ms;
       }
     }
-    if (best >= 0) this.#trial = { method: best, packets: 0, ms: 0, bytes: 0 };
-  }
-
-  #isResting(method: number, msPerByte: number): boolean {
-    const { times, notBefore, msPerByte: then } = this.#failures[method]!;
-    if (times === 0 || this.#packets >= notBefore) return false;
-    return msPerByte < CHANGED * then && msPerByte > then / CHANGED;
+    if (best < 0) return;
+    const nothing = { packets: 0, bytes: 0, ms: 0 };
+    this.#trial = {
+      method: best,
+      settling: SETTLING_PACKETS + this.#channels,
+      all: { ...nothing },
+      late: { ...nothing },
+    };
   }
 
   /**
    * What a byte would take at best: the link idle while a packet is prepared, or busy all the time, whichever makes
-   * less of it. NaN, which promises nothing, where a sample is missing.
+   * less of it. Sums are per channel, for they prepare at once.
    */
   #foresee(method: number): number {
     const { bytes, prepareMs, prepareCpuMs, ms, wireBytes } = this.#sums;
     const { ms: compressMs, wireBytes: ratio } = this.#samples[method]!;
     // On a machine that is short of CPU time every method waits for its turn in proportion.
     const stretch = Math.max(1, prepareMs / prepareCpuMs);
-    const prepare = stretch * (Math.max(0, prepareCpuMs / bytes - this.#samples[this.#method]!.ms) + compressMs);
-    const inTurns = prepare + (ratio * (ms - prepareMs)) / wireBytes;
+    const moreMs = (compressMs - this.#samples[this.#method]!.ms) / this.#channels;
+    const prepare = stretch * Math.max(compressMs / this.#channels, prepareCpuMs / bytes + moreMs);
+    const inTurns = prepare + (ratio * Math.max(0, ms - prepareMs)) / wireBytes;
     const atOnce = Math.max(prepare, (ratio * ms) / wireBytes);
     return Math.min(inTurns, atOnce);
   }
+}
+
+function add(sums: Sums, packets: number, bytes: number, ms: number): void {
+  sums.packets += packets;
+  sums.bytes += bytes;
+  sums.ms += ms;
 }

@@ -5,10 +5,11 @@
  * method makes hardly smaller goes out raw, which spares the destination the
  * decoding; so what a packet bears is known only once it is prepared.
  *
- * Told `auto`, a channel chooses for itself: between raw, lz4 and zstd, or on QEMU's
- * wire between zstd frames of raw blocks, a fast level and the one asked for. What it
- * goes by is measured here: each packet's time, and now and then the CPU time that every
- * method takes for some pages that were just sent, and what it makes of them.
+ * Told `auto`, a packet's method is chosen: between raw, lz4 and zstd, or on QEMU's
+ * wire between zstd frames of raw blocks, a fast level and the one asked for. Channel 0
+ * chooses for all, after each of its own packets, by what the counters say that all of them
+ * got done meanwhile, and now and then by the CPU time that every method takes
+ * for some pages that were just sent and what it makes of them. The others read its word.
  *
  * Owns the codec handles; used by one thread.
  */
@@ -22,12 +23,16 @@ import {
 } from "@multifd/native";
 import { type Compression, methodFlag, type PacketMethod } from "@multifd/protocol";
 import { MethodChoice } from "./method-choice.js";
+import { type ChannelTotals, COUNTER, type PreparingTotals, sumCounters, sumPreparing } from "./shared-words.js";
 
 export type SendTerms = {
   readonly compression: Compression;
   /** Those that a packet may bear. */
   readonly methods: readonly PacketMethod[];
   readonly level: number;
+  readonly channel: number;
+  /** From `createCounters`, of all channels that share a link. */
+  readonly counters: SharedArrayBuffer;
 };
 
 /** A zstd level that costs about what lz4 does. */
@@ -46,12 +51,14 @@ export class SendCodecs {
   readonly #flags: ReadonlyMap<number, number>;
   /** Of every packet, pages or not, where there is one method only. */
   readonly #onlyFlag: number | null;
+  /** Of the channel that chooses, if there is a choice. */
   readonly #choice: MethodChoice | null;
-  /** When the packet before was through, the one in hand was begun, and prepared. */
-  #freeMs = 0;
-  #begunMs = 0;
-  #preparedMs = 0;
-  #prepareCpuMs = 0;
+  readonly #counters: SharedArrayBuffer;
+  readonly #words: Float64Array;
+  readonly #ownAt: number;
+  /** When the choice last heard of progress, and how far it was. */
+  #heardMs = 0;
+  #heard: ChannelTotals & PreparingTotals;
 
   /** @param packet  The channel's own: whether a packet may go out raw is set in it, for good. */
   constructor(terms: SendTerms, packet: PacketBlock) {
@@ -60,7 +67,12 @@ export class SendCodecs {
     this.#candidates = candidatesOf(terms);
     this.#flags = new Map(this.#candidates.map(({ handle, method }) => [handle, methodFlag(method)]));
     this.#onlyFlag = methods.length === 1 ? methodFlag(methods[0]!) : null;
-    this.#choice = this.#candidates.length > 1 ? new MethodChoice(this.#candidates.length) : null;
+    this.#counters = terms.counters;
+    this.#words = new Float64Array(terms.counters);
+    this.#ownAt = terms.channel * COUNTER.words;
+    this.#heard = this.#totals();
+    const isChooser = this.#candidates.length > 1 && terms.channel === 0;
+    this.#choice = isChooser ? new MethodChoice(this.#candidates.length, this.#words.length / COUNTER.words) : null;
     this.zstd = this.#candidates.findLast(({ method }) => method === "zstd")?.handle ?? 0;
     packet.rawFallback = methods.length > 1;
   }
@@ -71,22 +83,26 @@ export class SendCodecs {
 
   /** Something else was done: what came before the next packet is no delay of the link's. */
   restart(): void {
-    this.#freeMs = performance.now();
+    if (this.#choice === null) return;
+    this.#heardMs = performance.now();
+    this.#heard = this.#totals();
   }
 
   /** Prepares the packet block's pages, as `preparePacket` does, with the method that is best now. */
   prepare(detectZero: boolean): void {
     const packet = this.#packet;
-    packet.codec = this.#candidates[this.#choice?.next ?? 0]!.handle;
-    if (this.#choice === null) {
+    if (this.#candidates.length === 1) {
+      packet.codec = this.#candidates[0]!.handle;
       preparePacket(packet, detectZero);
       return;
     }
-    this.#begunMs = performance.now();
-    const startMs = threadCpuMs();
+    const words = this.#words;
+    packet.codec = this.#candidates[words[COUNTER.method]!]!.handle;
+    const startMs = performance.now();
+    const startCpuMs = threadCpuMs();
     preparePacket(packet, detectZero);
-    this.#prepareCpuMs = threadCpuMs() - startMs;
-    this.#preparedMs = performance.now();
+    words[this.#ownAt + COUNTER.prepareCpuMs]! += threadCpuMs() - startCpuMs;
+    words[this.#ownAt + COUNTER.prepareMs]! += performance.now() - startMs;
   }
 
   /** The method's bits in the flags of a packet that was prepared, and came out with this handle. */
@@ -95,31 +111,46 @@ export class SendCodecs {
     return handle === 0 ? methodFlag("none") : this.#flags.get(handle)!;
   }
 
-  /** The packet that `prepare` prepared is sent; its pages can still be read, and its list is used up. */
+  /** The packet that `prepare` prepared is sent and counted; its pages can still be read, and its list is used up. */
   sent(): void {
     const choice = this.#choice;
-    if (choice === null) return;
-    const { normalPages, pageBytes, payloadBytes } = this.#packet;
     // What was waited for a packet without contents, the link's due, is left to the next one.
-    if (normalPages === 0) return;
-    const ms = performance.now() - this.#freeMs;
-    choice.sent(normalPages * pageBytes, this.#preparedMs - this.#begunMs, this.#prepareCpuMs, ms, payloadBytes);
-    if (choice.sampleDue >= 0) this.#sample(choice, choice.sampleDue);
-    this.#freeMs = performance.now();
+    if (choice === null || this.#packet.normalPages === 0) return;
+    const nowMs = performance.now();
+    const totals = this.#totals();
+    const before = this.#heard;
+    choice.progress({
+      bytes: (totals.normalPages - before.normalPages) * this.#packet.pageBytes,
+      prepareMs: totals.prepareMs - before.prepareMs,
+      prepareCpuMs: totals.prepareCpuMs - before.prepareCpuMs,
+      wireBytes: totals.wireBytes - before.wireBytes,
+      ms: nowMs - this.#heardMs,
+    });
+    this.#words[COUNTER.method] = choice.next;
+    this.#heardMs = nowMs;
+    this.#heard = totals;
+    if (choice.sampleDue) this.#sample(choice);
   }
 
-  #sample(choice: MethodChoice, candidate: number): void {
+  #totals(): ChannelTotals & PreparingTotals {
+    return { ...sumCounters(this.#counters), ...sumPreparing(this.#counters) };
+  }
+
+  #sample(choice: MethodChoice): void {
     const packet = this.#packet;
     const count = Math.min(packet.normalPages, Math.max(1, SAMPLE_BYTES / packet.pageBytes));
     // Any place in the packet is as good as another; the same one each time would not be.
     const from = Math.floor(Math.random() * (packet.normalPages - count + 1));
     packet.pages.copyWithin(0, from, from + count);
-    packet.normalPages = count;
-    packet.zeroPages = 0;
-    packet.codec = this.#candidates[candidate]!.handle;
-    const startMs = threadCpuMs();
-    preparePacket(packet, false);
-    choice.sample(candidate, count * packet.pageBytes, threadCpuMs() - startMs, packet.payloadBytes);
+    const results = this.#candidates.map(({ handle }) => {
+      packet.normalPages = count;
+      packet.zeroPages = 0;
+      packet.codec = handle;
+      const startMs = threadCpuMs();
+      preparePacket(packet, false);
+      return { ms: threadCpuMs() - startMs, wireBytes: packet.payloadBytes };
+    });
+    choice.sample(count * packet.pageBytes, results);
   }
 }
 

@@ -86,13 +86,18 @@ export const STOP = { run: 0, end: 1, giveUp: 2 } as const;
 
 /**
  * Per-channel counters, as Float64: written by that channel's worker only, read
- * for display and pacing. A reader may be one packet behind, never torn: aligned
+ * for display, pacing and the choice of a method. A reader may be one packet behind, never torn: aligned
  * 64-bit stores are single on x86-64 and arm64. Exact once the worker has returned.
  */
 export const COUNTER = {
   wireBytes: 0,
   normalPages: 1,
   zeroPages: 2,
+  /** What preparing packets took, and what of that the thread was running; where methods are chosen from only. */
+  prepareMs: 3,
+  prepareCpuMs: 4,
+  /** Channel 0's: the method that every channel's next packet gets. */
+  method: 5,
   words: 8,
 } as const;
 
@@ -111,6 +116,19 @@ export function sumCounters(counters: SharedArrayBuffer): ChannelTotals {
     totals.wireBytes += words[at + COUNTER.wireBytes]!;
     totals.normalPages += words[at + COUNTER.normalPages]!;
     totals.zeroPages += words[at + COUNTER.zeroPages]!;
+  }
+  return totals;
+}
+
+export type PreparingTotals = { prepareMs: number; prepareCpuMs: number };
+
+/** Sums what preparing took on all channels. */
+export function sumPreparing(counters: SharedArrayBuffer): PreparingTotals {
+  const words = new Float64Array(counters);
+  const totals = { prepareMs: 0, prepareCpuMs: 0 };
+  for (let at = 0; at < words.length; at += COUNTER.words) {
+    totals.prepareMs += words[at + COUNTER.prepareMs]!;
+    totals.prepareCpuMs += words[at + COUNTER.prepareCpuMs]!;
   }
   return totals;
 }
