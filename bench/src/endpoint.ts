@@ -9,6 +9,7 @@
  * A source runs here. A destination is asked for by its kind, for it may run on
  * another machine (`remote/`).
  */
+import { formatAddress } from "@multifd/channel";
 import type { Codec } from "./codecs.js";
 import type { Usage } from "./process-meter.js";
 
@@ -67,5 +68,5 @@ export const LOOPBACK = "127.0.0.1";
 
 /** Where a destination listens. A tcp destination picks a free port and says which. */
 export function listenAddress({ transport, dir, host }: DestinationJob): string {
-  return transport === "unix" ? `unix:${dir}/migration.sock` : `tcp:${host}:0`;
+  return transport === "unix" ? `unix:${dir}/migration.sock` : formatAddress({ kind: "tcp", host, port: 0 });
 }

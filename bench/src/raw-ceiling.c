@@ -58,6 +58,7 @@ struct head {
 union address {
   struct sockaddr any;
   struct sockaddr_in v4;
+  struct sockaddr_in6 v6;
   struct sockaddr_un local;
 };
 
@@ -75,7 +76,7 @@ static int fresh = -1; /* makes pages in the destination's mapping, which nobody
 static uint64_t ram_bytes;
 static _Atomic uint64_t next_packet;
 
-/* ---- addresses: unix:PATH, tcp:IPV4:PORT ---- */
+/* ---- addresses: unix:PATH, tcp:IPV4:PORT, tcp:[IPV6]:PORT ---- */
 
 static socklen_t parse_address(const char *text, union address *out) {
   memset(out, 0, sizeof *out);
@@ -85,14 +86,23 @@ static socklen_t parse_address(const char *text, union address *out) {
     strcpy(out->local.sun_path, text + 5);
     return sizeof out->local;
   }
-  char host[64];
+  char host[INET6_ADDRSTRLEN];
   unsigned port;
-  if (sscanf(text, "tcp:%63[0-9.]:%u", host, &port) != 2 || port > 65535 ||
-      inet_pton(AF_INET, host, &out->v4.sin_addr) != 1)
-    errx(2, "address \"%s\": write unix:PATH or tcp:IPV4:PORT", text);
-  out->v4.sin_family = AF_INET;
-  out->v4.sin_port = htons((uint16_t)port);
-  return sizeof out->v4;
+  if (sscanf(text, "tcp:%45[0-9.]:%u", host, &port) == 2 && port <= 65535 &&
+      inet_pton(AF_INET, host, &out->v4.sin_addr) == 1) {
+    out->v4.sin_family = AF_INET;
+    out->v4.sin_port = htons((uint16_t)port);
+    return sizeof out->v4;
+  }
+  if (sscanf(text, "tcp:[%45[0-9a-fA-F.:]]:%u", host, &port) == 2 &&
+      port <= 65535 && inet_pton(AF_INET6, host, &out->v6.sin6_addr) == 1) {
+    out->v6.sin6_family = AF_INET6;
+    out->v6.sin6_port = htons((uint16_t)port);
+    return sizeof out->v6;
+  }
+  errx(2,
+       "address \"%s\": write unix:PATH, tcp:IPV4:PORT or tcp:[IPV6]:PORT",
+       text);
 }
 
 static void tune(int fd, int family) {
@@ -113,11 +123,15 @@ static int listen_at(const char *text, int backlog) {
   socklen_t self_bytes = sizeof self;
   if (getsockname(fd, &self.any, &self_bytes) < 0)
     err(1, "getsockname");
+  char host[INET6_ADDRSTRLEN];
   if (self.any.sa_family == AF_INET) {
-    char host[INET_ADDRSTRLEN];
     inet_ntop(AF_INET, &self.v4.sin_addr, host, sizeof host);
     printf("{\"event\":\"listening\",\"address\":\"tcp:%s:%u\"}\n", host,
            ntohs(self.v4.sin_port));
+  } else if (self.any.sa_family == AF_INET6) {
+    inet_ntop(AF_INET6, &self.v6.sin6_addr, host, sizeof host);
+    printf("{\"event\":\"listening\",\"address\":\"tcp:[%s]:%u\"}\n", host,
+           ntohs(self.v6.sin6_port));
   } else
     printf("{\"event\":\"listening\",\"address\":\"%s\"}\n", text);
   return fd;
