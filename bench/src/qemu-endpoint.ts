@@ -61,7 +61,7 @@ export function qemuSource(version: QemuVersion): SourceProgram {
 }
 
 /** Lets a QEMU that was started for it listen. @returns the address, its port known. */
-export async function listenAt(vm: QemuProcess, job: DestinationJob): Promise<string> {
+async function listenAt(vm: QemuProcess, job: DestinationJob): Promise<string> {
   await vm.listen(listenAddress(job));
   if (job.transport === "unix") return listenAddress(job);
   // Source: QEMU 11.1, qapi/migration.json, MigrationInfo.

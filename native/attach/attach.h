@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* ---- how the program ends early (report.c) ---- */
+
 /*
  * A place where the program may die in a test build, which names it in MULTIFD_DIE_AT. Steps are numbered in
  * the order in which a successful attach passes them, from 1.

@@ -74,6 +74,6 @@ function summary(result: MigrationResult): string {
 }
 
 /** Guest RAM per second over the whole migration. */
-export function ratePerSecond(result: MigrationResult): number {
+function ratePerSecond(result: MigrationResult): number {
   return result.totalMs === 0 ? 0 : (result.ramBytes / result.totalMs) * 1000;
 }

@@ -1,6 +1,6 @@
 export { DEVICE_STATE_BYTES_MAX, DeviceStage } from "./device-stage.js";
 export { createFrameLog, createPageMap, type FrameLog, frameLogCount, frameLogEnd } from "./frame-log.js";
-export { type Frame, type FrameDue, FrameReader } from "./frame-reader.js";
+export { type FrameDue, FrameReader } from "./frame-reader.js";
 export { FrameWriter } from "./frame-writer.js";
 export type {
   ChannelResult,
@@ -11,7 +11,6 @@ export type {
   RelayReceiveTask,
   RelaySendTask,
   SaveTask,
-  SendBlock,
   SendTask,
 } from "./messages.js";
 export { attendMuster, dismissMuster } from "./muster.js";
@@ -32,4 +31,4 @@ export { runSaveChannel } from "./save-channel.js";
 export { runSendChannel } from "./send-channel.js";
 export { type ChannelTotals, createCounters, sumCounters } from "./shared-words.js";
 export { SyncBarrier } from "./sync-barrier.js";
-export { createZeroMarks, takeZeroRuns, type ZeroRun } from "./zero-marks.js";
+export { createZeroMarks, takeZeroRuns } from "./zero-marks.js";

@@ -1,11 +1,13 @@
 /**
  * Round publisher: splits a round's dirty pages into packets and sees them sent.
  *
- * Runs on the coordinator: a splitter puts page indexes straight
- * into the ring's slots; it, never holds more of a round than the ring does, and
- * closes the round when every channel has written SYNC. It looks at the failure
- * latch after each wake-up, so an error in any channel ends the round at once.
- * Devices' states go into the same ring meanwhile, whenever a round is open.
+ * A splitter puts page indexes straight into the ring's slots, so that no more of a
+ * round is ever held than the ring does; the round is over when every channel has
+ * written SYNC. A failure is looked for after each wake-up, so an error in any
+ * channel ends the round at once. Devices' states go into the same ring meanwhile,
+ * whenever a round is open.
+ *
+ * Runs on the coordinator thread; owns nothing.
  */
 import { type DeviceStage, PACKET_KIND, type PacketRing } from "@multifd/dataplane";
 import type { DirtyBitmap } from "@multifd/memory";

@@ -4,14 +4,13 @@
 export {
   type AttachAnswer,
   type AttachStep,
-  type AttachWishes,
   attachToProcess,
   enableTracking,
   preloadLibrary,
   registerIn,
   unregisterIn,
 } from "./attached-tracking.js";
-export { type CodecMethod, createCompressor, createDecompressor, freeCodec, ZSTD_STORE_LEVEL } from "./codecs.js";
+export { createCompressor, createDecompressor, freeCodec, ZSTD_STORE_LEVEL } from "./codecs.js";
 export { receiveDescriptors, sendDescriptors } from "./descriptors.js";
 export {
   exchangeBitmap,
@@ -22,11 +21,11 @@ export {
   trackRegister,
 } from "./dirty-tracking.js";
 export { createEvent, createPipe, signalEvent, takeEvent } from "./events.js";
-export { limitScan, type NativeFeatures, nativeFeatures, threadCpuMs } from "./features.js";
+export { nativeFeatures, threadCpuMs } from "./features.js";
 export { hugePageBytes, lockFile, punchFile, reserveFile, seekData, seekHole, unlockFile } from "./files.js";
 export { registerFresh } from "./fresh-pages.js";
 export { createMemfd, type Mapping, mapFile, readMemory, unmap, writeMemory } from "./mapping.js";
-export { HEADER_BYTES_MAX, PAGES_MAX, PAYLOAD_BYTES_MAX, PacketBlock, type PlaceTarget } from "./packet-block.js";
+export { PacketBlock, type PlaceTarget } from "./packet-block.js";
 export {
   clearPages,
   placePages,

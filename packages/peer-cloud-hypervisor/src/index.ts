@@ -10,7 +10,6 @@ export {
   type CloudHypervisorDestinationLimits,
   DESTINATION_LIMITS,
 } from "./destination-job.js";
-export { type MappedBlock, MemoryMap, PAGE_BYTES } from "./memory-map.js";
 export { type CloudHypervisorRelayJob, runCloudHypervisorRelay } from "./relay/relay.js";
 export { openSnapshotDirectory, type SavedRange, type SnapshotDirectory } from "./snapshot/snapshot-directory.js";
 export { SnapshotGuest } from "./snapshot/snapshot-guest.js";

@@ -1,20 +1,9 @@
 export { QemuDestinationPeer, type QemuDestinationTerms } from "./destination-peer.js";
 export { type DeviceFile, readDeviceFile, writeDeviceFile } from "./device-file.js";
 export { type Dialect, dialectOf } from "./dialect.js";
-export { isOver, isUnderWay, type MigrationInfo, readMigrationInfo } from "./drive/migration-info.js";
-export { MigrationSettings, multifdSettings, type SettingsWanted } from "./drive/migration-settings.js";
-export { OutgoingMigration, type Patience } from "./drive/outgoing-migration.js";
-export { checkDestination, checkSource, compareMachines, nameQemu, type SavedMachine } from "./drive/preflight.js";
-export {
-  type QemuFacts,
-  type QemuRamBlock,
-  queryMachineTypes,
-  queryMigration,
-  queryQemu,
-  queryRunState,
-} from "./drive/qemu-facts.js";
+export type { GuestKeeper } from "./drive/guest-keeper.js";
 export { type RestoreJob, restoreVm } from "./drive/restore-vm.js";
-export { type GuestKeeper, type SaveJob, saveVm } from "./drive/save-vm.js";
+export { type SaveJob, saveVm } from "./drive/save-vm.js";
 export { type MigrateQemuJob, migrateQemu } from "./live/migrate-qemu.js";
 export { type ReceiveQemuJob, receiveQemu } from "./live/receive-qemu.js";
 export {
@@ -24,7 +13,6 @@ export {
   receiveIntoStarted,
   type StartedResult,
 } from "./live/receive-started.js";
-export type { SharedBlock, SharedRam } from "./live/shared-ram.js";
 export { type SnapshotQemuJob, snapshotQemu } from "./live/snapshot-qemu.js";
 export { QmpClient, type QmpEvent } from "./qmp-client.js";
 export type { ReceptionTerms } from "./reception.js";
@@ -35,6 +23,6 @@ export { openSnapshot } from "./snapshot/open-snapshot.js";
 export type { Snapshot, SnapshotForm } from "./snapshot/snapshot.js";
 export { storedGuest } from "./snapshot/stored-guest.js";
 export { QemuSourcePeer, type QemuSourceTerms } from "./source-peer.js";
-export { type QemuLine, type QemuOption, splitCommandLine } from "./start/qemu-options.js";
-export { type RunningLine, readRunningLine } from "./start/running-line.js";
+export { type QemuLine, splitCommandLine } from "./start/qemu-options.js";
+export { readRunningLine } from "./start/running-line.js";
 export type { StartTerms } from "./start/started-qemu.js";

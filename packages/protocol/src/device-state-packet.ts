@@ -16,7 +16,7 @@ import { PACKET_DEVICE_STATE, PACKET_SYNC } from "./packet-flags.js";
 import { cstring, u32be } from "./wire-fields.js";
 
 /** What all multifd packets start with: read this, then decide which header it is. */
-export const packetPrologue = layout(
+const packetPrologue = layout(
   "multifd packet",
   {
     magic: u32be.equals(MULTIFD_MAGIC, WRONG_MAGIC),
@@ -29,7 +29,7 @@ export const packetPrologue = layout(
 export const PACKET_PROLOGUE_BYTES = packetPrologue.size;
 
 /** Header of a device-state packet; `payloadBytes` bytes for the device's loader follow. */
-export const deviceStatePacket = layout(
+const deviceStatePacket = layout(
   "multifd device-state packet",
   {
     magic: u32be.equals(MULTIFD_MAGIC, WRONG_MAGIC),

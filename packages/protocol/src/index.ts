@@ -4,7 +4,7 @@
  * Pure: bytes in, values out, and back; no socket, file or thread.
  */
 
-export { type ByteSource, ChunkSource, need, type SeekableSource } from "./byte-source.js";
+export { type ByteSource, ChunkSource, type SeekableSource } from "./byte-source.js";
 export { CONFIG_BYTES_MAX, composeConfig, vmConfigOf } from "./cloud-hypervisor/configuration-text.js";
 export {
   CONNECTIONS_MAX,
@@ -13,17 +13,10 @@ export {
   type EraName,
   eraOfRelease,
   knowsCommand,
-  PROTOCOL_VERSION,
   takesVersion,
 } from "./cloud-hypervisor/eras.js";
 export { type MemoryMapping, readMemoryMappings } from "./cloud-hypervisor/memory-configuration.js";
-export {
-  checkRangeTableLength,
-  MEMORY_RANGE_BYTES,
-  type MemoryRange,
-  MemoryRangeTable,
-  type RangeNumbers,
-} from "./cloud-hypervisor/memory-range-table.js";
+export { checkRangeTableLength, type MemoryRange, MemoryRangeTable } from "./cloud-hypervisor/memory-range-table.js";
 export {
   CONNECTION_ROLE,
   CONNECTION_ROLE_BYTES,
@@ -43,13 +36,7 @@ export {
 export { appendDirtyBitmap, CHUNK_BYTES, partitionRanges } from "./cloud-hypervisor/range-rules.js";
 export { nextReceiverState, type ReceiverState } from "./cloud-hypervisor/receiver-states.js";
 export { readSavedMemory, type SavedMapping, type SavedMemory, unsavedRam } from "./cloud-hypervisor/saved-memory.js";
-export {
-  findStateNode,
-  readStateTree,
-  STATE_BYTES_MAX,
-  type StateData,
-  type StateNode,
-} from "./cloud-hypervisor/state-tree.js";
+export { findStateNode, readStateTree, STATE_BYTES_MAX, type StateNode } from "./cloud-hypervisor/state-tree.js";
 export {
   COMPRESSED_SNAPSHOT_MAGIC_BYTES,
   FRAME_GUEST_BYTES,
@@ -80,7 +67,6 @@ export {
   decodeDeviceStatePacket,
   decodePacketFlags,
   encodeDeviceStatePacket,
-  PACKET_PROLOGUE_BYTES,
 } from "./device-state-packet.js";
 export type {
   DecodedDevice,
@@ -89,7 +75,6 @@ export type {
   DecodedField,
   DecodedState,
   FieldContent,
-  Place,
   Unaccounted,
 } from "./device-tree.js";
 export {
@@ -104,7 +89,7 @@ export {
   SystemError,
 } from "./errors.js";
 export type { Scalar } from "./field-values.js";
-export { encodeHello, HELLO_BYTES_MAX, HELLO_PING, type Hello } from "./hello.js";
+export { encodeHello, HELLO_PING, type Hello } from "./hello.js";
 export { JsonMembers, type JsonValue, parseJsonText } from "./json-text.js";
 export { type Layout, layout, type ValuesOf } from "./layout.js";
 export {
@@ -120,7 +105,6 @@ export {
   type MainStreamLimits,
   type RamBlockListEntry,
   type RamPhase,
-  type TailCheck,
 } from "./main-events.js";
 export {
   CAPABILITY_IGNORE_SHARED,
@@ -163,16 +147,8 @@ export {
 export {
   type Compression,
   methodFlag,
-  methodName,
   PACKET_DEVICE_STATE,
-  PACKET_METHOD_LZ4,
   PACKET_METHOD_MASK,
-  PACKET_METHOD_NONE,
-  PACKET_METHOD_QATZIP,
-  PACKET_METHOD_QPL,
-  PACKET_METHOD_UADK,
-  PACKET_METHOD_ZLIB,
-  PACKET_METHOD_ZSTD,
   PACKET_SYNC,
   type PacketMethod,
   type QemuCompression,
@@ -184,12 +160,10 @@ export {
   decodeRamPacketHeader,
   encodeRamPacketHeader,
   PACKET_GUEST_BYTES,
-  PACKET_PAYLOAD_BYTES_MAX,
   packetPagesMax,
   RAM_PACKET_HEADER_BYTES,
   type RamPacketHeader,
   ramPacketBytes,
-  ramPacketHeader,
 } from "./ram-packet.js";
 export { RAM_RECORD_BYTES } from "./ram-section-decoder.js";
 export {
@@ -204,7 +178,7 @@ export { TappedSource } from "./tapped-source.js";
 export { type BackendState, joinBackendState } from "./virtio/backend-state.js";
 export { checkVirtioDevice, type DestinationFacts } from "./virtio/check-device.js";
 export type { GuestMemory } from "./virtio/check-rings.js";
-export { type DevicePart, type VirtioDeviceType, virtioDeviceType } from "./virtio/device-types.js";
+export type { DevicePart, VirtioDeviceType } from "./virtio/device-types.js";
 export { featureNames, guestFeatures, statusNames } from "./virtio/feature-names.js";
 export { describeParkedElement, type GuestBuffer, type ParkedElement } from "./virtio/parked-element.js";
 export { type Ring, type RingArea, type RingMemory, virtioRings } from "./virtio/rings.js";
@@ -219,19 +193,12 @@ export {
 } from "./vm-description.js";
 export {
   bits64le,
-  bytes,
-  cstring,
   type FixedField,
   type Mismatch,
   type NumberField,
   reserved,
-  u8,
-  u16be,
   u16le,
-  u32be,
   u32le,
-  u64be,
-  u64beExact,
   u64le,
   type ValueField,
 } from "./wire-fields.js";

@@ -28,7 +28,7 @@ export const WRONG_VERSION = {
   remedy: "the peer speaks another version of multifd",
 };
 
-export const multifdInit = layout(
+const multifdInit = layout(
   "multifd init message",
   {
     magic: u32be.equals(MULTIFD_MAGIC, WRONG_MAGIC),

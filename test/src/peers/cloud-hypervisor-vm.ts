@@ -11,7 +11,7 @@ import { randomImage } from "./ram-image.js";
 const BIG = "9223372036854775809";
 export const LOW_BYTES = 6 * 2 ** 20;
 export const HIGH_BYTES = 10 * 2 ** 20;
-export const HIGH_GPA = 2 ** 32;
+const HIGH_GPA = 2 ** 32;
 /** Block names as receive and send know them. */
 export const LOW_BLOCK = "mem0@0x0";
 export const HIGH_BLOCK = "mem0@0x100000000";

@@ -12,28 +12,19 @@
  * that it counts is missing here; and what was kept reads back as this machine with all of its RAM.
  */
 import { type Address, formatAddress } from "@multifd/channel";
-import { type DestinationGuest, type EventSink, type MigrationResult, runDestination } from "@multifd/engine";
+import { type EventSink, type MigrationResult, runDestination } from "@multifd/engine";
 import { ChannelError, MigrationError, ProtocolError, type QemuCompression } from "@multifd/protocol";
 import { QemuDestinationPeer } from "../destination-peer.js";
 import type { QmpClient } from "../qmp-client.js";
 import { drivenSource } from "./driven-source.js";
+import type { GuestKeeper } from "./guest-keeper.js";
 import { isOver, type MigrationInfo } from "./migration-info.js";
 import { MigrationSettings, multifdSettings } from "./migration-settings.js";
 import { OutgoingMigration } from "./outgoing-migration.js";
-import { checkSource, compareMachines, nameQemu, type SavedMachine } from "./preflight.js";
+import { checkSource, nameQemu } from "./preflight.js";
 import { quitQemu } from "./qemu-end.js";
 import { type QemuFacts, queryMigration, queryQemu, queryRunState } from "./qemu-facts.js";
-
-/** Where a guest is kept. */
-export type GuestKeeper = {
-  readonly guest: DestinationGuest;
-  /** A warning where that much RAM may not fit, else null. */
-  room(ramBytes: number): Promise<string | null>;
-  /** Reads what was kept back, as far as it can be checked. @throws {MigrationError} where it is not whole. */
-  readBack(signal: AbortSignal): Promise<SavedMachine>;
-  /** Removes what was kept. Never rejects. */
-  discard(): Promise<void>;
-};
+import { checkCounts, checkMachine } from "./save-check.js";
 
 export type SaveJob = {
   readonly qmp: QmpClient;
@@ -207,11 +198,7 @@ class Save {
   async #readBack(): Promise<void> {
     const saved = await this.#job.keeper.readBack(this.#job.signal);
     this.#checkCancelled();
-    try {
-      compareMachines(saved, this.#facts, []);
-    } catch (cause) {
-      throw unverified((cause as Error).message, cause);
-    }
+    checkMachine(saved, this.#facts);
   }
 
   #checkCancelled(): void {
@@ -270,21 +257,4 @@ function reachable(address: Address): Address {
 
 function isGone(error: unknown): boolean {
   return error instanceof MigrationError && error.code === "QMP_CLOSED";
-}
-
-/** QEMU's count against ours. QEMU 7.2 sends some pages twice and counts them once, so more may come, never fewer. */
-function checkCounts(result: MigrationResult, info: MigrationInfo): void {
-  if (!result.acknowledged) throw unverified("QEMU did not ask for our word (no return path)");
-  if (info.ramBytes !== result.ramBytes) {
-    throw unverified(`QEMU counts ${info.ramBytes} bytes of RAM, here came ${result.ramBytes}`);
-  }
-  if (info.normalPages > result.normalPages || info.zeroPages > result.zeroPages) {
-    throw unverified(
-      `QEMU counts ${info.normalPages} pages with contents and ${info.zeroPages} zero pages, here came ${result.normalPages} and ${result.zeroPages}`,
-    );
-  }
-}
-
-function unverified(why: string, cause?: unknown): ProtocolError {
-  return new ProtocolError("SAVE_UNVERIFIED", `what was saved was thrown away, for it did not pass: ${why}`, { cause });
 }

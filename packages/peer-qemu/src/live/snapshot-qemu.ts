@@ -10,11 +10,11 @@
 import type { Address } from "@multifd/channel";
 import { attachTracking, directIoFiles, type EventSink, type MigrationResult, runSave } from "@multifd/engine";
 import { ChannelError, MigrationError } from "@multifd/protocol";
+import type { GuestKeeper } from "../drive/guest-keeper.js";
 import { MigrationSettings } from "../drive/migration-settings.js";
 import { checkSource, compareMachines, nameQemu } from "../drive/preflight.js";
 import { qemuGone } from "../drive/qemu-end.js";
 import { type QemuFacts, queryQemu } from "../drive/qemu-facts.js";
-import type { GuestKeeper } from "../drive/save-vm.js";
 import type { QmpClient } from "../qmp-client.js";
 import { captureSettings, DeviceCapture } from "./device-capture.js";
 import { refuseForeignDevices } from "./foreign-devices.js";

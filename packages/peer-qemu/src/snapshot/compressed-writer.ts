@@ -5,21 +5,11 @@
  * its own. At the end the page maps follow as frames, then index and trailer; only a
  * file that has all of it gets its name. The page maps are all that is held in memory:
  * 1 MiB per GiB of guest RAM with 4 KiB pages. Format: protocol, compressed-snapshot.ts.
- *
- * Owns the descriptor.
  */
-import { type FileHandle, open, rm } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 import { createFrameLog, createPageMap, type FrameLog, FrameWriter, frameLogEnd } from "@multifd/dataplane";
-import {
-  type DestinationGuest,
-  type DeviceName,
-  type DevicePart,
-  nameWholeFile,
-  partialPath,
-  type RamPlacement,
-  syncFolder,
-} from "@multifd/engine";
+import type { DestinationGuest, DeviceName, DevicePart, RamPlacement } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import { writeMemory } from "@multifd/native";
 import {
@@ -36,31 +26,26 @@ import {
   snapshotTrailer,
 } from "@multifd/protocol";
 import { punchDeadFrames } from "./dead-frames.js";
-import { refuseDeviceState, withSystemError, writeAll } from "./output-file.js";
+import { OutputFile, refuseDeviceState, writeAll } from "./output-file.js";
 
 export class CompressedWriter implements DestinationGuest {
-  readonly #path: string;
+  readonly #output: OutputFile;
   readonly #level: number;
-  #file: FileHandle | null = null;
   #log: FrameLog | null = null;
   #blocks: readonly RamBlock[] = [];
   #pageMaps: SharedArrayBuffer[] = [];
   #devices: DevicePart | null = null;
-  #named = false;
 
   /** @param level  Of zstd, 1 to 20. */
   constructor(path: string, level: number) {
-    this.#path = path;
+    this.#output = new OutputFile(path);
     this.#level = level;
   }
 
   /** @throws {SystemError} what the file system refuses. */
   async placeRam(blocks: readonly RamBlock[]): Promise<readonly RamPlacement[]> {
-    const partial = partialPath(this.#path);
-    const file = await withSystemError(partial, () => open(partial, "w+", 0o600));
-    this.#file = file;
     const header = snapshotFileHeader.encode({ pageBytes: blocks[0]!.pageBytes, crc32: 0 });
-    await withSystemError(partial, () => writeAll(file, withCrc(header), 0));
+    const file = await this.#output.create((created) => writeAll(created, withCrc(header), 0));
     const log = createFrameLog(file.fd, this.#level);
     this.#log = log;
     this.#blocks = blocks;
@@ -83,23 +68,14 @@ export class CompressedWriter implements DestinationGuest {
   }
 
   async commit(): Promise<void> {
-    const file = this.#file!;
-    await withSystemError(partialPath(this.#path), async () => {
+    await this.#output.complete(async (file) => {
       punchDeadFrames(this.#log!, this.#pageMaps);
       await this.#writeEnd(file, this.#writePageMaps());
-      await file.sync();
-      await nameWholeFile(this.#path);
-      this.#named = true;
-      await syncFolder(this.#path);
     });
-    this.#file = null;
-    await file.close();
   }
 
   async abandon(): Promise<void> {
-    await this.#file?.close();
-    this.#file = null;
-    await rm(this.#named ? this.#path : partialPath(this.#path), { force: true });
+    await this.#output.abandon();
   }
 
   /** @returns the units of each block's page map. */

@@ -7,19 +7,8 @@
  *
  * The block list's first entry follows the configuration, which comes last from
  * the source; so the first bitmap keeps 64 KiB in front of it free.
- *
- * Owns the descriptor.
  */
-import { type FileHandle, open, rm } from "node:fs/promises";
-import {
-  type DestinationGuest,
-  type DeviceName,
-  type DevicePart,
-  nameWholeFile,
-  partialPath,
-  type RamPlacement,
-  syncFolder,
-} from "@multifd/engine";
+import type { DestinationGuest, DeviceName, DevicePart, RamPlacement } from "@multifd/engine";
 import type { RamBlock } from "@multifd/memory";
 import {
   addCapability,
@@ -34,23 +23,21 @@ import {
   mappedBitmapBytes,
   placeMappedRam,
 } from "@multifd/protocol";
-import { refuseDeviceState, withSystemError, writeAll } from "./output-file.js";
+import { OutputFile, refuseDeviceState, writeAll } from "./output-file.js";
 
 /** Where blocks begin is told to the kernel library in pages, in 32 bits. */
 const FILE_PAGES_MAX = 2 ** 32;
 
 export class MappedRamWriter implements DestinationGuest {
-  readonly #path: string;
-  #file: FileHandle | null = null;
+  readonly #output: OutputFile;
   #blocks: readonly RamBlock[] = [];
   #places: readonly MappedRamPlace[] = [];
   #end = 0;
   #present: readonly SharedArrayBuffer[] = [];
   #devices: DevicePart | null = null;
-  #named = false;
 
   constructor(path: string) {
-    this.#path = path;
+    this.#output = new OutputFile(path);
   }
 
   /** @throws {ConfigError} SNAPSHOT_SIZE; {SystemError} what the file system refuses. */
@@ -61,10 +48,7 @@ export class MappedRamWriter implements DestinationGuest {
       const message = `a snapshot of ${end} bytes would have more than 2^32 pages of ${pageBytes} bytes`;
       throw new ConfigError("SNAPSHOT_SIZE", `${message}; write the compressed form`);
     }
-    const partial = partialPath(this.#path);
-    const file = await withSystemError(partial, () => open(partial, "w+", 0o600));
-    this.#file = file;
-    await withSystemError(partial, () => file.truncate(end));
+    const file = await this.#output.create((created) => created.truncate(end));
     this.#blocks = blocks;
     this.#places = places;
     this.#end = end;
@@ -88,22 +72,13 @@ export class MappedRamWriter implements DestinationGuest {
   }
 
   async commit(): Promise<void> {
-    const file = this.#file!;
-    await withSystemError(partialPath(this.#path), async () => {
+    await this.#output.complete(async (file) => {
       for (const { at, bytes } of [...this.#pieces(), ...this.#bitmaps()]) await writeAll(file, bytes, at);
-      await file.sync();
-      await nameWholeFile(this.#path);
-      this.#named = true;
-      await syncFolder(this.#path);
     });
-    this.#file = null;
-    await file.close();
   }
 
   async abandon(): Promise<void> {
-    await this.#file?.close();
-    this.#file = null;
-    await rm(this.#named ? this.#path : partialPath(this.#path), { force: true });
+    await this.#output.abandon();
   }
 
   /** Everything but pages and bitmaps. */

@@ -49,7 +49,7 @@ export const migrationRequest = layout(
   { size: 16 },
 );
 
-export const migrationResponse = layout(
+const migrationResponse = layout(
   "Cloud Hypervisor response",
   {
     status: u16le,

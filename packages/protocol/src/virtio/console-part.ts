@@ -15,7 +15,7 @@ import { u8, u16be, u32be } from "../wire-fields.js";
 import { type ParkedElement, readParkedElement, writeParkedElement } from "./parked-element.js";
 import type { StateReader } from "./state-reader.js";
 
-export const PORTS_MAX = 511;
+const PORTS_MAX = 511;
 
 const head = layout("virtio-console", { columns: u16be, rows: u16be, portsMax: u32be }, { size: 8 });
 
@@ -69,7 +69,7 @@ export function writeConsolePart(out: ByteWriter, part: ConsolePart): void {
 }
 
 /** The number of ports, whichever byte order it was written in. */
-export function portCount(portsMax: number): number {
+function portCount(portsMax: number): number {
   if (portsMax <= PORTS_MAX) return portsMax;
   const swapped = new DataView(new ArrayBuffer(4));
   swapped.setUint32(0, portsMax);

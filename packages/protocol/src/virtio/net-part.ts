@@ -22,7 +22,7 @@ import { readSubsections, type SubsectionFormat, type SubsectionValues, writeSub
 const MAC_BYTES = 6;
 const RSS_KEY_BYTES = 40;
 const RSS_TABLE_MAX = 128;
-export const QUEUE_PAIRS_MAX = 511;
+const QUEUE_PAIRS_MAX = 511;
 
 const head = layout(
   "virtio-net, addresses",
