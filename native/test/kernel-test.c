@@ -468,7 +468,7 @@ static void test_placing_prepared(void) {
     const int32_t file = packet->file;
     packet->pages[0] = 4;
     packet->pages[1] = 5;
-    packet->pages[2] = PAGES - 1;
+    packet->pages[2] = 7;
     packet->normal_pages = 3;
     packet->address = 0;
     packet->file = from.fd;
@@ -477,10 +477,10 @@ static void test_placing_prepared(void) {
     packet->file = file;
     CHECK(mfd_place_prepared(packet) == 0);
     CHECK(memcmp(to.at + 4 * PAGE, from.at + 4 * PAGE, PAGE) == 0);
-    CHECK(memcmp(to.at + (PAGES - 1) * PAGE, from.at + (PAGES - 1) * PAGE, PAGE) == 0);
+    CHECK(memcmp(to.at + 7 * PAGE, from.at + 7 * PAGE, PAGE) == 0);
     CHECK(to.at[3 * PAGE] == 0 && to.at[5 * PAGE] == 0);
     packet->pages[0] = PAGES;
-    CHECK(mfd_place_prepared(packet) == MFD_E_ARGUMENT);
+    CHECK(mfd_place_prepared(packet) == MFD_E_OUTSIDE);
     packet->address = 0;
     packet->file = -1;
     CHECK(mfd_place_prepared(packet) == MFD_E_ARGUMENT && mfd_place_prepared(NULL) == MFD_E_ARGUMENT);
