@@ -3,6 +3,7 @@ import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { type DirtyBitmap, type DirtyTracker, describeRamBlock, type RamBlock } from "@multifd/memory";
 import { closeDescriptor, createMemfd } from "@multifd/native";
 import { SystemError } from "@multifd/protocol";
+import type { MigrationEvent } from "./events.js";
 import type { DestinationGuest, DevicePart, RamPlacement, SourceGuest } from "./guest.js";
 import { runSave, type SaveJob } from "./save.js";
 
@@ -83,7 +84,9 @@ describe("saving a guest in this process", () => {
     });
 
   it("brings every page, leaves zero pages alone, and commits at the end", async () => {
-    const result = await save(destination());
+    const events: MigrationEvent[] = [];
+    const result = await save(destination(), { onEvent: (event) => events.push(event) });
+    assert.deepEqual(events[0], { event: "connected", peer: "the file", channels: 2 });
     assert.ok(content(to).equals(image()));
     assert.deepEqual([result.normalPages, result.zeroPages, result.rounds], [666, 334, 1]);
     assert.equal(result.wireBytes, 666 * PAGE);

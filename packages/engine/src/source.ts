@@ -173,7 +173,7 @@ class SourceMigration {
   async #connect(): Promise<void> {
     const { peer, onEvent } = this.#job;
     this.#channels = await this.#failure.race(peer.connect(this.#attempt.signal));
-    onEvent({ event: "connected", peer: peer.name, channels: this.#channels.length });
+    onEvent({ event: "connected", peer: peer.name, channels: peer.channels });
   }
 
   /** What its devices can save goes out meanwhile. */
