@@ -1,7 +1,8 @@
 /** `multifd qemu incoming` that starts its QEMU: as one that runs here, or by a command line; it lives on with the guest, or goes. */
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
+import { preloadLibrary } from "@multifd/native";
 import { QmpClient } from "@multifd/peer-qemu";
 import {
   assertSameBytes,
@@ -56,12 +57,13 @@ describe("a QEMU that is started for a live guest", () => {
   const processOf = ({ last }: CommandOutcome) => Number((last as { readonly qemuPid?: unknown }).qemuPid);
 
   /** The guest has moved into the QEMU that was started, and goes on there. */
-  const assertMoved = async (receiving: MultifdProcess) => {
+  const assertMoved = async (receiving: MultifdProcess, look: (pid: number) => void = () => {}) => {
     const sent = await vms.migrate(first, ["--downtime-limit", "2000"]).outcome;
     const received = await receiving.outcome;
     assert.equal(sent.last.event, "completed", `${sent.last.message}; ${sent.stderr}`);
     assert.equal(received.status, 0, `${received.last.message}; ${received.stderr}`);
     started.push(processOf(received));
+    look(processOf(received));
     const qmp = await QmpClient.attach(await dialled, "the QEMU that was started");
     const left = vms.check(first);
     await waitForSweep(vms.path("new.ram"), left.sweep + 2);
@@ -84,6 +86,18 @@ describe("a QEMU that is started for a live guest", () => {
     const { stderr } = await assertMoved(receiving);
     assert.match(stderr, /RAM block "pc\.ram" lies in .*new\.ram instead of/);
     assert.match(stderr, /QEMU runs on as process \d+, and writes to .*log/);
+  });
+
+  it("has the preload library for its own RAM file where the one that runs here has it", async () => {
+    first = await vms.start("11.1", { env: { LD_PRELOAD: preloadLibrary, MULTIFD_TRACK: vms.path("ram.0") } });
+    await waitForSweep(first.ram, 1);
+    const receiving = incoming("--start-like", String(first.qemu.pid), ...own());
+    await receiving.waitFor(({ event }) => event === "listening");
+    await assertMoved(receiving, (pid) => {
+      const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
+      assert.ok(environment.includes(`MULTIFD_TRACK=${vms.path("new.ram")}`));
+      assert.match(readFileSync(`/proc/${pid}/maps`, "utf8"), /multifd-track\.so/);
+    });
   });
 
   it("is a newer program than the one that runs here, with its options", async () => {
