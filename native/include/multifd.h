@@ -41,9 +41,9 @@
 #define MFD_PAYLOAD_SLACK 4096
 
 /*
- * One packet's working set: the only argument of the per-packet calls, for a
- * call into C costs per argument. TypeScript sees the same bytes through typed
- * arrays (packages/native/src/packet-block.ts); both sides assert the offsets.
+ * One packet's working set: the only argument of the per-packet calls.
+ * TypeScript sees the same bytes through typed arrays
+ * (packages/native/src/packet-block.ts); both sides assert the offsets.
  */
 struct mfd_packet {
   uint64_t address;            /*   0: mapping to place pages into; with a `file`, the one behind `fresh` */
@@ -162,8 +162,6 @@ MFD_API int64_t mfd_map(int32_t fd, double offset, double length, int32_t writab
 MFD_API int64_t mfd_unmap(double address, double length);
 /* memfd, close-on-exec; huge_page_bytes 0, 2 MiB or 1 GiB. Returns the descriptor. */
 MFD_API int64_t mfd_memfd(const char *name, double length, double huge_page_bytes);
-/* Where a buffer of the caller's lies: what a call that takes it may be given instead. */
-MFD_API int64_t mfd_address(const uint8_t *buffer);
 /* Copies between a mapping and a buffer; for the control path and for tests. */
 MFD_API int64_t mfd_read_memory(double address, double length, double offset, uint8_t *out, double bytes);
 MFD_API int64_t mfd_write_memory(double address, double length, double offset, const uint8_t *bytes_in,

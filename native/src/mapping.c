@@ -62,10 +62,6 @@ int64_t mfd_memfd(const char *name, double length, double huge_page_bytes) {
   return fd;
 }
 
-int64_t mfd_address(const uint8_t *buffer) {
-  return (int64_t)(intptr_t)buffer;
-}
-
 int64_t mfd_read_memory(double address, double length, double offset, uint8_t *out, double bytes) {
   uint8_t *at;
   const int64_t checked = mfd_mapped_range(address, length, offset, bytes, &at);

@@ -71,7 +71,6 @@ export const kernelFunctions = {
   mfd_eventfd_take: ["int32"],
   mfd_pipe: ["buffer"],
 
-  mfd_address: ["buffer"],
   mfd_features: [],
   mfd_scan_limit: ["int32"],
   mfd_thread_cpu_us: [],

@@ -2,7 +2,6 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import { kernelFunctions } from "./kernel-functions.js";
-import "./library.js"; // opened here, before any of the threads below
 
 const header = readFileSync(new URL("include/multifd.h", import.meta.resolve("@multifd/kernel/package.json")), "utf8");
 

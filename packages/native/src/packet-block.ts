@@ -1,14 +1,13 @@
 /**
  * Packet block: one packet's working set, seen by both languages.
  *
- * It is `struct mfd_packet` of native/include/multifd.h. A call into C costs
- * per parameter, so a packet's calls take this block and nothing else. The C
- * side asserts the same offsets when it is compiled.
+ * It is `struct mfd_packet` of native/include/multifd.h. A packet's
+ * calls take this block and nothing else; the C side asserts the same offsets when it is
+ * compiled.
  *
  * Allocated once per channel; belongs to one thread at a time. `pages` is in
  * the machine's byte order, `header` is what goes over the wire.
  */
-import { bind } from "./library.js";
 
 /** Page indexes in one packet: 512 KiB of 512-byte pages. */
 export const PAGES_MAX = 1024;
@@ -63,18 +62,6 @@ export class PacketBlock {
   readonly header: Uint8Array;
   readonly headerView: DataView;
   readonly payload: Uint8Array;
-  /** The calls that take this block alone (packet-calls.ts); prepared once, since that is most of their cost. */
-  readonly calls: {
-    readonly prepare: () => number;
-    /** Without looking for zero pages. */
-    readonly prepareAll: () => number;
-    readonly send: () => number;
-    readonly receiveHeader: () => number;
-    readonly receivePages: () => number;
-    readonly clearPages: () => number;
-    readonly placePages: () => number;
-    readonly placePrepared: () => number;
-  };
   readonly #words: Uint32Array;
   readonly #signed: Int32Array;
   readonly #wide: BigUint64Array;
@@ -92,16 +79,6 @@ export class PacketBlock {
     this.#signed[word.socket] = -1;
     this.#signed[word.file] = -1;
     this.#signed[word.fresh] = -1;
-    this.calls = {
-      prepare: bind("mfd_prepare", this.bytes, 1),
-      prepareAll: bind("mfd_prepare", this.bytes, 0),
-      send: bind("mfd_send", this.bytes),
-      receiveHeader: bind("mfd_receive_header", this.bytes),
-      receivePages: bind("mfd_receive_pages", this.bytes),
-      clearPages: bind("mfd_clear_pages", this.bytes),
-      placePages: bind("mfd_place_pages", this.bytes),
-      placePrepared: bind("mfd_place_prepared", this.bytes),
-    };
   }
 
   get socket(): number {

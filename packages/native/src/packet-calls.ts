@@ -4,6 +4,7 @@
  * All block the calling thread, which is a channel's own; a `shutdownSocket`
  * from another thread ends them with CHANNEL_BROKEN, CHANNEL_CUT or a clean end.
  */
+import { call } from "./library.js";
 import { checked } from "./native-result.js";
 import type { PacketBlock } from "./packet-block.js";
 
@@ -16,8 +17,7 @@ import type { PacketBlock } from "./packet-block.js";
  * @throws {SystemError} what the file answers.
  */
 export function preparePacket(packet: PacketBlock, detectZero: boolean): number {
-  const { prepare, prepareAll } = packet.calls;
-  return checked(detectZero ? prepare() : prepareAll(), "preparing a packet");
+  return checked(call("mfd_prepare", packet.bytes, detectZero ? 1 : 0), "preparing a packet");
 }
 
 /**
@@ -27,7 +27,7 @@ export function preparePacket(packet: PacketBlock, detectZero: boolean): number 
  * @throws {ChannelError} CHANNEL_BROKEN, CHANNEL_TIMEOUT.
  */
 export function sendPacket(packet: PacketBlock): number {
-  return checked(packet.calls.send(), "sending a packet");
+  return checked(call("mfd_send", packet.bytes), "sending a packet");
 }
 
 /**
@@ -37,7 +37,7 @@ export function sendPacket(packet: PacketBlock): number {
  * @throws {ChannelError} CHANNEL_CUT, CHANNEL_BROKEN, CHANNEL_TIMEOUT.
  */
 export function receiveHeader(packet: PacketBlock): number {
-  return checked(packet.calls.receiveHeader(), "receiving a packet header");
+  return checked(call("mfd_receive_header", packet.bytes), "receiving a packet header");
 }
 
 /**
@@ -50,12 +50,12 @@ export function receiveHeader(packet: PacketBlock): number {
  * @throws {SystemError} SYSTEM_ENOSPC and whatever else the file answers.
  */
 export function receivePages(packet: PacketBlock): number {
-  return checked(packet.calls.receivePages(), "receiving a packet's pages");
+  return checked(call("mfd_receive_pages", packet.bytes), "receiving a packet's pages");
 }
 
 /** Overwrites `pages[0 .. zeroPages)` of the target with zeros; the list starts at 0 here. */
 export function clearPages(packet: PacketBlock): void {
-  checked(packet.calls.clearPages(), "clearing zero pages");
+  checked(call("mfd_clear_pages", packet.bytes), "clearing zero pages");
 }
 
 /**
@@ -65,7 +65,7 @@ export function clearPages(packet: PacketBlock): void {
  * @throws {ProtocolError} PAYLOAD_CORRUPT, PAYLOAD_TOO_LONG, PAYLOAD_TOO_SHORT, of what does not decode to exactly the pages.
  */
 export function placePages(packet: PacketBlock): void {
-  checked(packet.calls.placePages(), "placing pages");
+  checked(call("mfd_place_pages", packet.bytes), "placing pages");
 }
 
 /**
@@ -74,5 +74,5 @@ export function placePages(packet: PacketBlock): void {
  * @throws {SystemError} SYSTEM_ENOSPC and whatever else the file answers.
  */
 export function placePrepared(packet: PacketBlock): void {
-  checked(packet.calls.placePrepared(), "placing pages");
+  checked(call("mfd_place_prepared", packet.bytes), "placing pages");
 }

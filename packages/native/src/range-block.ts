@@ -8,7 +8,7 @@
  *
  * Allocated once per channel; belongs to one thread at a time.
  */
-import { bind } from "./library.js";
+import { call } from "./library.js";
 import { checked } from "./native-result.js";
 
 /** Ranges in one call. */
@@ -33,8 +33,7 @@ export type RangeBlockTarget = {
 export class RangeBlock {
   readonly #numbers: Float64Array;
   readonly #words: Int32Array;
-  readonly #send: () => number;
-  readonly #receive: () => number;
+  readonly #bytes: Uint8Array;
   #count = 0;
 
   constructor(socket: number) {
@@ -42,9 +41,7 @@ export class RangeBlock {
     this.#numbers = new Float64Array(memory);
     this.#words = new Int32Array(memory);
     this.#words[0] = socket;
-    const bytes = new Uint8Array(memory);
-    this.#send = bind("mfd_send_ranges", bytes);
-    this.#receive = bind("mfd_receive_ranges", bytes);
+    this.#bytes = new Uint8Array(memory);
   }
 
   get count(): number {
@@ -78,7 +75,7 @@ export class RangeBlock {
    */
   send(): number {
     this.#words[1] = this.#count;
-    return checked(this.#send(), "sending guest RAM");
+    return checked(call("mfd_send_ranges", this.#bytes), "sending guest RAM");
   }
 
   /**
@@ -89,6 +86,6 @@ export class RangeBlock {
    */
   receive(): number {
     this.#words[1] = this.#count;
-    return checked(this.#receive(), "receiving guest RAM");
+    return checked(call("mfd_receive_ranges", this.#bytes), "receiving guest RAM");
   }
 }
