@@ -53,6 +53,11 @@ export class ChannelThreads {
     });
   }
 
+  /** Resolves when every thread stands ready, or has failed to: its channel tells why, once it is started. */
+  async ready(): Promise<void> {
+    await Promise.all(this.#muster);
+  }
+
   /**
    * Starts a task per channel.
    *

@@ -104,6 +104,11 @@ export class SourceRounds {
     this.#ring.ring();
   }
 
+  /** Resolves when every thread stands ready to be started. */
+  threadsReady(): Promise<void> {
+    return this.#threads.ready();
+  }
+
   /** Starts the threads, which wait for the first round. @param channels  Owned from here on. */
   start(channels: readonly Channel[]): void {
     const { peer, guest } = this.#job;

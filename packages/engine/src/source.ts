@@ -172,6 +172,9 @@ class SourceMigration {
 
   async #connect(): Promise<void> {
     const { peer, onEvent } = this.#job;
+    // Nobody at the other end waits for our threads to start.
+    await this.#failure.race(this.#rounds.threadsReady());
+    this.#attempt.startClock();
     this.#channels = await this.#failure.race(peer.connect(this.#attempt.signal));
     onEvent({ event: "connected", peer: peer.name, channels: peer.channels });
   }
