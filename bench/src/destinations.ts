@@ -6,12 +6,14 @@
  * out of a harness that listens on another machine.
  */
 import { rmSync } from "node:fs";
+import { dirname } from "node:path";
 import { assertSameBytes, createScratchDir, type QemuVersion, removeScratchDir } from "@multifd/test/peers";
 import type { Codec } from "./codecs.js";
 import { type Destination, type DestinationProgram, LOOPBACK, type Transport } from "./endpoint.js";
 import { multifdDestination } from "./multifd-endpoint.js";
 import { qemuDestination } from "./qemu-endpoint.js";
 import { rawDestination } from "./raw-endpoint.js";
+import { warmMemory } from "./warm-memory.js";
 
 const kinds = ["multifd", "qemu", "raw-mapping", "raw-file", "raw-fresh"] as const;
 export type DestinationKind = (typeof kinds)[number];
@@ -50,7 +52,11 @@ function programs(version: QemuVersion): Readonly<Record<DestinationKind, Destin
   };
 }
 
-/** This machine. @param receivedPath  Where RAM is received, one migration after the other. */
+/**
+ * This machine. What it gives out finds warm memory for its RAM, so that none is measured by who came before it.
+ *
+ * @param receivedPath  In memory; where RAM is received, one migration after the other.
+ */
 export function localPlace(version: QemuVersion, receivedPath: string, host = LOOPBACK): Place {
   const byKind = programs(version);
   return {
@@ -62,6 +68,7 @@ export function localPlace(version: QemuVersion, receivedPath: string, host = LO
       };
       try {
         const destination = await byKind[kind]({ ...job, host, receivedPath, dir });
+        warmMemory(dirname(receivedPath), job.ramBytes);
         return {
           ...destination,
           verify: async (imagePath) => assertSameBytes(imagePath, receivedPath),

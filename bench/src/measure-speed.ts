@@ -53,7 +53,7 @@ export async function measureSpeed(
       rmSync(imagePath, { force: true });
       const { write, stored } = findImage(image);
       const fills = variants.some((variant) => variant.fillsImage && isChosen(variant, terms));
-      checkRoom(ramBytes, ramBytes * (fills ? 1 : stored), ramBytes * stored);
+      checkRoom(ramBytes, ramBytes * (fills ? 1 : stored), ramBytes);
       if (chosen.some(({ needsQemu }) => needsQemu.there) && !devices.has(ramBytes))
         devices.set(ramBytes, await takeDevicePart(qemu, ramBytes, dir));
       say(`making an image of ${ramBytes / 2 ** 20} MiB, ${image}`);

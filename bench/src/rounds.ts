@@ -1,10 +1,8 @@
 /**
  * Rounds: every variant in turn, so that a noisy minute of the machine hits all alike.
  *
- * A first round warms up and is not counted: the first touch of fresh memory on a
- * virtual machine can be five times slower. It is also the one that is verified,
- * byte by byte. Each counted round begins with another variant, so that none
- * always follows the same one. Every migration gets a fresh destination file.
+ * A first round warms up and is not counted: it is the one that is verified, byte by
+ * byte. Each counted round begins with another variant, so that none always follows the same one. Every migration gets a fresh destination file.
  */
 import type { Place } from "./destinations.js";
 import { type Case, describeCase } from "./plan.js";

@@ -1,7 +1,7 @@
 /**
  * Warm memory: pages that the next measured program takes without waiting for the host.
  *
- * A virtual machine gives memory that has lain free for some seconds back to its host, and
+ * A virtual machine gives memory that has lain free for a second or two back to its host, and
  * the first touch of such a page can cost ten times what filling it does. Whoever is measured
  * first after a large file was removed would win by that alone.
  */
