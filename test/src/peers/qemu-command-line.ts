@@ -1,8 +1,8 @@
 /**
  * QEMU command line: what a test says about a VM, in QEMU's words.
  *
- * Every VM runs without configuration, default devices or display, on TCG, so that
- * two started alike have the same RAM blocks and devices, as a migration demands.
+ * Every VM runs without configuration, default devices or display, on TCG unless a test says otherwise,
+ * so that two started alike have the same RAM blocks and devices, as a migration demands.
  */
 import { join } from "node:path";
 import type { QemuVersion } from "./qemu-binary.js";
@@ -19,6 +19,8 @@ export type QemuOptions = {
   readonly machine?: string;
   /** One file becomes the machine's main RAM (name it `pc.ram` to match a VM without backend); several, NUMA nodes; none, QEMU's own. */
   readonly memory: readonly RamFile[];
+  /** What runs its processor; `tcg` unless given, which every machine has. */
+  readonly accelerator?: "tcg" | "kvm";
   /** Starts with no vCPU running (`-S`). */
   readonly paused?: boolean;
   /** `-incoming`: `defer`, then `listen`; or an address at once. */
@@ -44,7 +46,7 @@ export function bootDisk(dir: string): string {
 
 /** The arguments of a VM whose sockets and disk are in `dir`. Devices: none but those named and the machine's own. */
 export function qemuArguments(options: QemuOptions, dir: string): string[] {
-  const { machine = "pc", memory } = options;
+  const { machine = "pc", memory, accelerator = "tcg" } = options;
   const only = memory.length === 1 ? memory[0] : undefined;
   const args = [
     "-nodefaults",
@@ -52,7 +54,7 @@ export function qemuArguments(options: QemuOptions, dir: string): string[] {
     "-display",
     "none",
     "-accel",
-    "tcg",
+    accelerator,
     "-qmp",
     `unix:${qmpSocket(dir)}`,
   ];
