@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
+import { setTimeout as after } from "node:timers/promises";
 import { preloadLibrary } from "@multifd/native";
 import { QmpClient } from "@multifd/peer-qemu";
 import {
@@ -155,6 +156,40 @@ describe("a QEMU that is started for a live guest", () => {
     await assert.rejects(qmp.execute("query-status"), { code: "QMP_CLOSED" });
     assert.ok(!existsSync(vms.path("new.ram")) && !existsSync(vms.path("log")), "files are left");
     assert.equal(await first.qemu.runState(), "running");
+  });
+
+  /** The command is killed, and the QEMU that it has started goes too, with its RAM file. */
+  const assertGoesToo = async (receiving: MultifdProcess) => {
+    const qmp = await QmpClient.attach(await dialled, "the QEMU that was started");
+    assert.ok(existsSync(vms.path("new.ram")));
+    receiving.signal("SIGKILL");
+    await assert.rejects(qmp.waitForEvent("SHUTDOWN"), { code: "QMP_CLOSED" }); // which one that is killed does not tell
+    for (let look = 0; existsSync(vms.path("new.ram")); look++) {
+      assert.ok(look < 1000, "its RAM file is left");
+      await after(20);
+    }
+  };
+
+  it("is ended where the command that started it is killed before a guest comes", async () => {
+    first = await vms.start("11.1");
+    const receiving = incoming("--start-like", String(first.qemu.pid), ...own());
+    await receiving.waitFor(({ event }) => event === "listening");
+    await assertGoesToo(receiving);
+    assert.equal(await first.qemu.runState(), "running");
+  });
+
+  it("is ended where the command that started it is killed while a guest comes, which goes on where it was", async () => {
+    first = await vms.start("7.2");
+    await waitForSweep(first.ram, 1);
+    const receiving = incoming("--start-as-source", ...own(), "--", ...program("7.2"));
+    await receiving.waitFor(({ event }) => event === "listening");
+    const sending = vms.migrate(first, ["--max-bandwidth", "4M"]);
+    await sending.waitFor(({ event }) => event === "round");
+    await assertGoesToo(receiving);
+    const sent = await sending.outcome;
+    assert.deepEqual([sent.status, sent.last.event], [1, "failed"]);
+    assert.equal(await first.qemu.runState(), "running");
+    await vms.assertGoesOn(first, { ...(await waitForSweep(first.ram, 1)) });
   });
 
   it("is refused where two would have the same, which is named", async () => {

@@ -40,6 +40,8 @@ export type DestinationQemuParts = {
   readonly meeting: Address;
   /** `as-it-was`: the guest runs if it ran at the source. */
   readonly afterwards: "as-it-was" | "pause";
+  /** Awaited when the source has let its guest go, and before it runs here. */
+  readonly beforeRun: () => Promise<void>;
   readonly onWarning: (text: string) => void;
 };
 
@@ -129,7 +131,8 @@ export class DestinationQemu implements DestinationGuest {
   }
 
   async commit(): Promise<void> {
-    const { qmp, afterwards } = this.#parts;
+    const { qmp, afterwards, beforeRun } = this.#parts;
+    await beforeRun();
     if (this.#came?.running !== true || afterwards === "pause") return;
     const [, runState] = await Promise.all([qmp.execute("cont"), queryRunState(qmp)]);
     if (runState === "running") return;

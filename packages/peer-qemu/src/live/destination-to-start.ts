@@ -18,7 +18,7 @@ import { decodeMachineRecord, MACHINE_RECORD, MACHINE_RECORD_BYTES_MAX, type Mac
 import type { SharedBlock } from "./shared-ram.js";
 import { WaitingQemu, type WaitingQemuTerms } from "./waiting-qemu.js";
 
-export type StartingParts = Omit<WaitingQemuTerms, "qmp" | "pid" | "ramFiles"> & {
+export type StartingParts = Omit<WaitingQemuTerms, "qmp" | "pid" | "ramFiles" | "beforeRun"> & {
   readonly ramFiles: ReadonlyMap<string, string>;
   /** How to start it, from what the source says. */
   readonly plan: (record: MachineRecord) => StartTerms;
@@ -80,7 +80,12 @@ export class DestinationToStart implements DestinationGuest {
     const { plan, ramFiles, ...terms } = this.#parts;
     const started = await StartedQemu.start(plan(record));
     this.#started = started;
-    const waiting = await WaitingQemu.open({ ...terms, qmp: started.qmp, ramFiles });
+    const waiting = await WaitingQemu.open({
+      ...terms,
+      qmp: started.qmp,
+      ramFiles,
+      beforeRun: () => started.release(),
+    });
     this.#waiting = waiting;
     this.#tellGone(waiting.gone);
     await waiting.guest.placeRam(this.#files.map(({ block }) => block));
@@ -119,7 +124,7 @@ export class DestinationToStart implements DestinationGuest {
   /** The guest is in: lets its QEMU live on. @returns QEMU's process. */
   async leave(): Promise<number> {
     await this.#waiting?.close();
-    this.#started?.leave();
+    await this.#started?.leave();
     return this.#started?.pid ?? 0;
   }
 

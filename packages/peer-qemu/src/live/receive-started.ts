@@ -12,7 +12,7 @@ import { DestinationToStart } from "./destination-to-start.js";
 import type { MachineRecord } from "./machine-record.js";
 import { type ReceiveQemuJob, receiveQemu, takeIn } from "./receive-qemu.js";
 
-type StartedJob = Omit<ReceiveQemuJob, "qmp" | "pid" | "ramFiles">;
+type StartedJob = Omit<ReceiveQemuJob, "qmp" | "pid" | "ramFiles" | "beforeRun">;
 
 export type ReceiveStartedJob = StartedJob & { readonly start: StartTerms };
 
@@ -38,11 +38,16 @@ export async function receiveIntoStarted({ start, ...job }: ReceiveStartedJob): 
   refuseExisting(start.ramFiles);
   const started = await StartedQemu.start(start);
   try {
-    const result = await receiveQemu({ ...job, qmp: started.qmp, ramFiles: new Map() });
-    started.leave();
+    const result = await receiveQemu({
+      ...job,
+      qmp: started.qmp,
+      ramFiles: new Map(),
+      beforeRun: () => started.release(),
+    });
+    await started.leave();
     return { ...result, qemuPid: started.pid };
   } catch (error) {
-    if (mayRun(error)) started.leave();
+    if (mayRun(error)) await started.leave();
     else await started.end();
     throw error;
   }

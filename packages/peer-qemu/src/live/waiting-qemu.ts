@@ -24,6 +24,8 @@ export type WaitingQemuTerms = {
   readonly meeting: Address;
   /** `as-it-was`: the guest runs if it ran at the source. */
   readonly afterwards: "as-it-was" | "pause";
+  /** Awaited when the source has let its guest go, and before it runs here. */
+  readonly beforeRun?: () => Promise<void>;
   readonly onWarning: (text: string) => void;
 };
 
@@ -53,7 +55,7 @@ export class WaitingQemu {
 
   /** @throws {MigrationError} why no guest can come in; QEMU is as it was then. */
   static async open(terms: WaitingQemuTerms): Promise<WaitingQemu> {
-    const { qmp, meeting, afterwards, onWarning } = terms;
+    const { qmp, meeting, afterwards, beforeRun = async () => {}, onWarning } = terms;
     const facts = await queryQemu(qmp);
     checkDestination(facts);
     const ram = await openSharedRam(qmp, facts, terms.pid ?? (await findQemuPid(qmp)), "r+", terms.ramFiles);
@@ -61,7 +63,7 @@ export class WaitingQemu {
       const record = await takeMachineRecord(qmp, facts, ram);
       const machineTypes = await queryMachineTypes(qmp);
       const settings = await MigrationSettings.take(qmp, nameQemu(facts));
-      const parts = { qmp, facts, machineTypes, ram, record, meeting, afterwards, onWarning };
+      const parts = { qmp, facts, machineTypes, ram, record, meeting, afterwards, beforeRun, onWarning };
       const waiting = new WaitingQemu(terms, facts, new DestinationQemu(parts), ram, settings);
       try {
         await settings.set(loadSettings());

@@ -5,8 +5,8 @@
  *                                                                       └ end: it goes, and its RAM files with it
  *
  * It dials our monitor socket when it is ready for commands, so that its readiness or its end is an event, and no
- * socket of ours is left in it. It has a session of its own, and what it writes goes to a log file: neither our end nor a signal
- * to us is its own. Owns the process and its RAM files until `leave`.
+ * socket of ours is left in it. It has a session of its own, and what it writes goes to a log file: a signal to us is none
+ * to it. Owns the process and its RAM files until `release`: should we be killed before, a guard ends both.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, openSync, readFileSync, rmSync } from "node:fs";
@@ -17,6 +17,7 @@ import { ConfigError } from "@multifd/protocol";
 import { QmpClient } from "../qmp-client.js";
 import { adjustOptions } from "./adjusted-options.js";
 import { viewHost } from "./host-view.js";
+import { QemuGuard } from "./qemu-guard.js";
 import { joinOptions, type QemuLine } from "./qemu-options.js";
 
 export type StartTerms = {
@@ -28,7 +29,7 @@ export type StartTerms = {
   readonly preloaded: boolean;
   /** As in `OptionTerms`. */
   readonly machineType: string | null;
-  /** RAM files by the id of the memory backend, made by QEMU unless they are there. */
+  /** RAM files by the id of the memory backend, by absolute paths; made by QEMU unless they are there. */
   readonly ramFiles: ReadonlyMap<string, string>;
   readonly replacements: ReadonlyMap<string, string>;
   /** A private folder, for the socket that QEMU dials. */
@@ -49,10 +50,18 @@ export class StartedQemu {
   readonly pid: number;
   readonly #child: ChildProcess;
   readonly #exited: Promise<string>;
+  readonly #guard: QemuGuard;
   readonly #terms: StartTerms;
 
-  private constructor(child: ChildProcess, exited: Promise<string>, qmp: QmpClient, terms: StartTerms) {
+  private constructor(
+    child: ChildProcess,
+    exited: Promise<string>,
+    guard: QemuGuard,
+    qmp: QmpClient,
+    terms: StartTerms,
+  ) {
     this.#child = child;
+    this.#guard = guard;
     this.#exited = exited;
     this.qmp = qmp;
     this.pid = child.pid!;
@@ -73,15 +82,33 @@ export class StartedQemu {
     const output = openLog(terms.log);
     const server = createServer();
     const dialled = new Promise<Socket>((resolve) => server.once("connection", resolve));
-    await new Promise<void>((resolve, reject) => {
-      server.once("error", reject);
-      server.listen(monitor, resolve);
-    });
-    const child = launch(terms, joinOptions(options), output);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        server.once("error", reject);
+        server.listen(monitor, resolve);
+      });
+      return await StartedQemu.#launch(terms, joinOptions(options), output, dialled);
+    } catch (error) {
+      removeFiles(terms);
+      throw error;
+    } finally {
+      server.close();
+    }
+  }
+
+  /** Takes `output` over. */
+  static async #launch(
+    terms: StartTerms,
+    options: readonly string[],
+    output: number,
+    dialled: Promise<Socket>,
+  ): Promise<StartedQemu> {
+    const { child, guard } = launch(terms, options, output);
     const exited = new Promise<string>((resolve) => {
       child.once("error", (error) => resolve(`it could not be run: ${error.message}`));
       child.once("exit", (code, signal) => resolve(`it ended (${signal ?? `status ${code}`})`));
     });
+    void exited.then(() => guard.release()); // its number may soon be another's
     const slow = setTimeout(() => endGroup(child), START_MS);
     try {
       const socket = await Promise.race([dialled, exited]);
@@ -91,20 +118,24 @@ export class StartedQemu {
         endGroup(child); // it has no command to take, or is ending: its devices are made after its monitor
         throw notStarted(terms, `${await exited}, ${(error as Error).message}`);
       });
-      return new StartedQemu(child, exited, qmp, terms);
+      return new StartedQemu(child, exited, guard, qmp, terms);
     } catch (error) {
       endGroup(child);
       await exited;
-      removeFiles(terms);
       throw error;
     } finally {
       clearTimeout(slow);
-      server.close();
     }
   }
 
+  /** The guest is about to be here, and may be nowhere else: resolves when our death does not end it any more. */
+  release(): Promise<void> {
+    return this.#guard.release();
+  }
+
   /** Lets it live on without us. */
-  leave(): void {
+  async leave(): Promise<void> {
+    await this.release();
     this.#child.unref();
     this.qmp.close();
   }
@@ -134,20 +165,19 @@ function openLog(path: string): number {
 }
 
 /** Takes `output` over. */
-function launch(
-  { line, folder, preloaded, ramFiles }: StartTerms,
-  options: readonly string[],
-  output: number,
-): ChildProcess {
+function launch({ line, folder, preloaded, ramFiles }: StartTerms, options: readonly string[], output: number) {
   const [command = "", ...words] = line.program;
   const tracking = { LD_PRELOAD: preloadLibrary, MULTIFD_TRACK: [...ramFiles.values()].join(":") };
   try {
-    return spawn(command, [...words, ...options], {
+    const guard = QemuGuard.start([...ramFiles.values()]);
+    const child = spawn(command, [...words, ...options], {
       cwd: folder,
       detached: true,
       stdio: ["ignore", output, output],
       env: { ...process.env, ...(preloaded ? tracking : {}) },
     });
+    if (child.pid !== undefined) guard.watch(child.pid);
+    return { child, guard };
   } finally {
     closeSync(output);
   }
