@@ -5,8 +5,9 @@
 #   initrd.img   busybox, the kernel's virtio drivers, and the init below
 #
 # The packages come through apt into .peers/debian/deb and are unpacked there, not
-# installed: this needs no root. Once done it is at once done again.
+# installed: this needs no root. Once done it is at once done again, until this file changes.
 set -eu
+made=$(cksum <"$0")
 cd "$(dirname "$0")/../.."
 
 GUEST=.peers/debian
@@ -18,14 +19,14 @@ fail() {
   exit 1
 }
 
-[ ! -e "$DONE" ] || exit 0
+[ "$(cat "$DONE" 2>/dev/null)" != "$made" ] || exit 0
 command -v apt-get >/dev/null || fail "this is no Debian-like system: put a vmlinuz and an initrd.img into $GUEST by hand"
 
 kernel=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
 [ -n "$kernel" ] || fail "apt knows no linux-image-amd64; run apt-get update and try again"
 
 say "making $GUEST out of $kernel and busybox-static"
-rm -rf "$GUEST/root" "$GUEST/initramfs"
+rm -rf "$GUEST/root" "$GUEST/initramfs" "$DONE"
 mkdir -p "$GUEST/deb" "$GUEST/root" "$GUEST/initramfs"
 (cd "$GUEST/deb" && rm -f ./*.deb && apt-get download -q "$kernel" busybox-static >&2)
 for package in "$GUEST"/deb/*.deb; do dpkg-deb -x "$package" "$GUEST/root"; done
@@ -36,7 +37,7 @@ cp "$GUEST/root/bin/busybox" "$initramfs/bin/busybox"
 
 # Each after those that it needs.
 modules="virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk failover net_failover virtio_net
-  virtio-rng"
+  virtio-rng virtio_balloon"
 for module in $modules; do
   file=$(find "$GUEST/root/lib/modules" -name "$module.ko")
   [ -n "$file" ] || fail "$kernel has no module $module"
@@ -61,4 +62,4 @@ ln -sf busybox "$initramfs/bin/sh"
 (cd "$initramfs" && find . | ./bin/busybox cpio -o -H newc | gzip) >"$GUEST/initrd.img"
 cp "$GUEST"/root/boot/vmlinuz-* "$GUEST/vmlinuz"
 rm -rf "$GUEST/root" "$initramfs"
-: >"$DONE"
+echo "$made" >"$DONE"

@@ -13,6 +13,8 @@ export type CommandEvent = {
   readonly message?: string;
   readonly address?: string;
   readonly wireBytes?: number;
+  readonly normalPages?: number;
+  readonly dirtyPages?: number;
   readonly round?: number;
   readonly downtimeMs?: number | null;
 };

@@ -9,7 +9,7 @@ import { createConnection } from "node:net";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import { assertSameBytes, MultifdProcess, type QemuVersion, type SerialConsole } from "../peers/index.js";
-import { BOOT_MS, type DebianVm, DebianVms, requireDebianGuest } from "./debian-vms.js";
+import { BOOT_MS, DEBIAN_RAM_BYTES, type DebianVm, DebianVms, requireDebianGuest } from "./debian-vms.js";
 
 type Way = "attach" | "preload";
 type Row = readonly [from: QemuVersion, to: QemuVersion, method: string, channels: number, way: Way];
@@ -20,7 +20,6 @@ const rows: readonly Row[] = [
   ["7.2", "11.1", "zstd", 1, "attach"],
 ];
 const PRELOADED = fileURLToPath(new URL("build/multifd-track.so", import.meta.resolve("@multifd/kernel/package.json")));
-const RAM_BYTES = 256 * 2 ** 20;
 
 /** Each counts its turns in a file, and what is wrong in another. */
 const WORKLOAD = [
@@ -60,7 +59,7 @@ describe("a Debian guest under load, migrated by our data plane", function () {
   afterEach(() => vms.close());
 
   const migrate = async ([from, to, method, channels, way]: Row) => {
-    const ram = (name: string) => ({ id: "pc.ram", path: vms.path(`${name}.ram`), bytes: RAM_BYTES });
+    const ram = (name: string) => ({ id: "pc.ram", path: vms.path(`${name}.ram`), bytes: DEBIAN_RAM_BYTES });
     const env = way === "preload" ? { LD_PRELOAD: PRELOADED, MULTIFD_TRACK: ram("first").path } : {};
     const first = await vms.boot(from, { ram: ram("first"), env });
     for (const line of WORKLOAD) await first.console.run(`{ ${line} }`);

@@ -1,5 +1,5 @@
 /**
- * Debian VMs: a real operating system (Debian's kernel, busybox) in one QEMU after another, with virtio-blk, -net and -rng.
+ * Debian VMs: a real operating system (Debian's kernel, busybox) in one QEMU after another, with virtio-blk, -net, -rng and -balloon.
  *
  * What boots is made by test/peers/debian-guest.sh. A VM's shell is on its serial console, its disk is one file that
  * all share, and host port `port` leads to port 7 of the guest. Owns the VMs and their directory.
@@ -21,6 +21,7 @@ import {
 
 const GUEST = fileURLToPath(new URL("../../../.peers/debian", import.meta.url));
 export const BOOT_MS = 300_000;
+export const DEBIAN_RAM_BYTES = 256 * 2 ** 20;
 const DISK_BYTES = 8 * 2 ** 20;
 
 export type DebianVm = {
@@ -32,7 +33,7 @@ export type DebianVm = {
 
 export type DebianOptions = {
   readonly incoming?: string;
-  /** A file of 256 MiB for its RAM; QEMU's own unless given. */
+  /** A file of `DEBIAN_RAM_BYTES` for its RAM; QEMU's own unless given. */
   readonly ram?: RamFile;
   readonly env?: Readonly<Record<string, string>>;
 };
@@ -65,7 +66,7 @@ export class DebianVms {
       machine: "pc-i440fx-7.2",
       memory: ram === undefined ? [] : [ram],
       extraArgs: [
-        ...(ram === undefined ? ["-m", "256"] : []),
+        ...(ram === undefined ? ["-m", `${DEBIAN_RAM_BYTES}B`] : []),
         ...["-kernel", join(GUEST, "vmlinuz"), "-initrd", join(GUEST, "initrd.img")],
         ...["-append", "console=ttyS0 mitigations=off quiet"],
         ...["-serial", `unix:${this.path(`${name}.serial`)},server=on,wait=off`],
@@ -73,7 +74,14 @@ export class DebianVms {
         ...["-drive", `if=none,id=disk,format=raw,file=${this.path("disk")}`, "-device", "virtio-blk-pci,drive=disk"],
         // Without its boot ROM, which is another file in each distribution.
         ...["-netdev", `user,id=net,hostfwd=tcp:127.0.0.1:${port}-:7`],
-        ...["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"],
+        ...[
+          "-device",
+          "virtio-net-pci,netdev=net,romfile=",
+          "-device",
+          "virtio-rng-pci",
+          "-device",
+          "virtio-balloon-pci",
+        ],
       ],
       ...(incoming !== undefined && { incoming }),
       ...(env !== undefined && { env }),
