@@ -107,10 +107,11 @@ MFD_API int64_t mfd_receive_ranges(struct mfd_ranges *work);
 /*
  * Reads `pages[0 .. normal_pages + zero_pages)` from `file` or the mapping, splits them into
  * normal pages, then zero pages (order kept in both), sets both counts, and, when
- * a codec is set, compresses the normal pages into `payload`. With no codec
- * payload_bytes becomes normal_pages * page_bytes, and they stay in
- * `pages_scratch`; so they do with `raw_fallback` where the codec saves less than a sixteenth. detect_zero 0
- * leaves every page normal. Returns the payload's bytes; -ENODATA where the file ends before a page.
+ * a codec is set, compresses the normal pages into `payload`. A fast zlib level has pages that nothing makes
+ * smaller last among the normal ones. With no codec payload_bytes becomes normal_pages * page_bytes, and they
+ * stay in `pages_scratch`; so they do with `raw_fallback` where the codec saves less than a sixteenth.
+ * detect_zero 0 leaves every page normal, and in its place. Returns the payload's bytes; -ENODATA where the
+ * file ends before a page.
  */
 MFD_API int64_t mfd_prepare(struct mfd_packet *packet, int32_t detect_zero);
 /* Sends `header`, then what was prepared, with the codec that it was prepared for. Returns the bytes written.

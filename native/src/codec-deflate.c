@@ -10,6 +10,8 @@
  *   level 0      stored blocks, written here
  *   level 1..3   ISA-L, where built with it: level 1 costs a tenth of zlib's level 1
  *   level 4..9   zlib (and 1..3 without ISA-L)
+ *
+ * Noise is stored at levels 1 to 3: compressing it costs either end as much as anything else does.
  */
 #include "internal.h"
 
@@ -20,9 +22,16 @@
 #include <isa-l.h>
 #endif
 
+#define FAST_LEVEL_MAX 3
+
+struct deflate_codec;
+typedef int64_t deflate_fn(struct deflate_codec *self, const uint8_t *in, size_t bytes, uint8_t *out,
+                           size_t room);
+
 struct deflate_codec {
   struct mfd_codec codec;
   int level;
+  deflate_fn *deflate;
   bool header_sent;
   z_stream zlib;
 #ifdef MFD_HAVE_ISAL
@@ -31,7 +40,8 @@ struct deflate_codec {
 #endif
 };
 
-static int64_t store(const uint8_t *in, size_t bytes, uint8_t *out, size_t room) {
+static int64_t store(struct deflate_codec *self, const uint8_t *in, size_t bytes, uint8_t *out, size_t room) {
+  (void)self;
   const size_t block_max = 65535;
   const size_t blocks = (bytes + block_max - 1) / block_max;
   if (bytes + 5 * (blocks + 1) > room)
@@ -66,11 +76,11 @@ static int64_t deflate_zlib(struct deflate_codec *self, const uint8_t *in, size_
 
 #ifdef MFD_HAVE_ISAL
 /*
- * Room for 16 Ki symbols, which is also how many zlib puts into one Huffman block. The larger buffer that
- * ISA-L calls its default made guest-like pages 1.6 % larger and took 7 % less CPU; wire bytes won.
+ * Symbols of one Huffman block. With a quarter of the room, as many as zlib takes, guest-like pages came out
+ * 0.6 % smaller and took 7 % more CPU: bench/src/codec-cost.ts.
  */
 static size_t level_buffer_bytes(int level) {
-  return level == 1 ? ISAL_DEF_LVL1_SMALL : level == 2 ? ISAL_DEF_LVL2_SMALL : ISAL_DEF_LVL3_SMALL;
+  return level == 1 ? ISAL_DEF_LVL1_DEFAULT : level == 2 ? ISAL_DEF_LVL2_DEFAULT : ISAL_DEF_LVL3_DEFAULT;
 }
 
 static int64_t deflate_isal(struct deflate_codec *self, const uint8_t *in, size_t bytes, uint8_t *out,
@@ -93,25 +103,27 @@ static int64_t deflate_isal(struct deflate_codec *self, const uint8_t *in, size_
 }
 #endif
 
-static int64_t compress_packet(struct mfd_codec *codec, const uint8_t *in, size_t bytes, uint8_t *out,
-                               size_t room) {
-  struct deflate_codec *const self = (struct deflate_codec *)codec;
+static int64_t append(struct deflate_codec *self, deflate_fn *deflate, const uint8_t *in, size_t bytes,
+                      uint8_t *out, size_t room) {
   const size_t head = self->header_sent ? 0 : 2;
   if (head > 0)
     memcpy(out, "\x78\x01", 2);
-  int64_t result;
-  if (self->level == 0)
-    result = store(in, bytes, out + head, room - head);
-#ifdef MFD_HAVE_ISAL
-  else if (self->level <= 3)
-    result = deflate_isal(self, in, bytes, out + head, room - head);
-#endif
-  else
-    result = deflate_zlib(self, in, bytes, out + head, room - head);
+  const int64_t result = deflate(self, in, bytes, out + head, room - head);
   if (result < 0)
     return result;
   self->header_sent = true;
   return result + (int64_t)head;
+}
+
+static int64_t compress_packet(struct mfd_codec *codec, const uint8_t *in, size_t bytes, uint8_t *out,
+                               size_t room) {
+  struct deflate_codec *const self = (struct deflate_codec *)codec;
+  return append(self, self->deflate, in, bytes, out, room);
+}
+
+static int64_t store_packet(struct mfd_codec *codec, const uint8_t *in, size_t bytes, uint8_t *out,
+                            size_t room) {
+  return append((struct deflate_codec *)codec, store, in, bytes, out, room);
 }
 
 static void destroy(struct mfd_codec *codec) {
@@ -122,22 +134,26 @@ static void destroy(struct mfd_codec *codec) {
 
 struct mfd_codec *mfd_zlib_compressor(int level) {
   size_t extra = 0;
-  bool use_zlib = level > 0;
+  deflate_fn *deflate = level == 0 ? store : deflate_zlib;
 #ifdef MFD_HAVE_ISAL
-  if (level >= 1 && level <= 3) {
+  if (level >= 1 && level <= FAST_LEVEL_MAX) {
     extra = level_buffer_bytes(level);
-    use_zlib = false;
+    deflate = deflate_isal;
   }
 #endif
   struct deflate_codec *const self = calloc(1, sizeof *self + extra);
   if (self == NULL)
     return NULL;
   self->codec = (struct mfd_codec){.compress = compress_packet, .destroy = destroy};
+  if (level >= 1 && level <= FAST_LEVEL_MAX)
+    self->codec.store = store_packet;
   self->level = level;
+  self->deflate = deflate;
 #ifdef MFD_HAVE_ISAL
   isal_deflate_init(&self->isal);
 #endif
-  if (use_zlib && deflateInit2(&self->zlib, level, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY) != Z_OK) {
+  if (deflate == deflate_zlib &&
+      deflateInit2(&self->zlib, level, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY) != Z_OK) {
     free(self);
     return NULL;
   }

@@ -73,12 +73,25 @@ mfd_zero_scan *mfd_zero_scan_get(void);
 bool mfd_cpu_has_avx2(void);
 bool mfd_cpu_has_avx512(void);
 
+/* ---- noise (noise.c) ---- */
+
+/* Whether a page looks like one that no codec makes smaller; bytes is a power of two, 512 or more. */
+bool mfd_is_noise(const uint8_t *page, size_t bytes);
+
 /* ---- codecs (codec.c) ---- */
 
-/* One compressor or decompressor; exactly one of the two calls is there. */
+/* What `bytes` take as they are, at most. */
+#define MFD_STORED_BYTES(bytes) ((bytes) + (bytes) / 1024 + 64)
+
+/* One compressor or decompressor: `compress`, or `decompress`. */
 struct mfd_codec {
   /* Compresses one packet's pages; returns the payload's bytes, at most `room`. */
   int64_t (*compress)(struct mfd_codec *self, const uint8_t *in, size_t bytes, uint8_t *out, size_t room);
+  /*
+   * Writes pages as they are, to go on with what `compress` wrote: at most MFD_STORED_BYTES of them. NULL
+   * where compressing noise costs next to nothing, or shall be tried all the same.
+   */
+  int64_t (*store)(struct mfd_codec *self, const uint8_t *in, size_t bytes, uint8_t *out, size_t room);
   /*
    * Decodes one payload to exactly `bytes_due`; 0 or MFD_E_*. `out` has MFD_PAYLOAD_SLACK bytes more, which
    * is how too much output is told from enough.

@@ -54,6 +54,55 @@ static void split_pages(struct mfd_packet *packet, uint32_t count) {
   packet->zero_pages = zero_pages;
 }
 
+/* Puts normal pages that look like noise behind the others, order kept in both; returns their number. */
+static uint32_t set_noise_apart(struct mfd_packet *packet) {
+  const size_t page_bytes = packet->page_bytes;
+  const uint32_t count = packet->normal_pages;
+  uint8_t *const bytes = packet->pages_scratch;
+  bool is_noise[MFD_PAGES_MAX];
+  uint32_t noise_pages = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    is_noise[i] = mfd_is_noise(bytes + i * page_bytes, page_bytes);
+    noise_pages += is_noise[i];
+  }
+  if (noise_pages == 0 || noise_pages == count)
+    return noise_pages;
+
+  uint8_t *const apart = packet->payload; // free until something is compressed into it
+  uint32_t noise[MFD_PAGES_MAX];
+  uint32_t others = 0, moved = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    const uint8_t *const page = bytes + i * page_bytes;
+    if (is_noise[i]) {
+      memcpy(apart + moved * page_bytes, page, page_bytes);
+      noise[moved++] = packet->pages[i];
+      continue;
+    }
+    if (others < i)
+      memcpy(bytes + others * page_bytes, page, page_bytes);
+    packet->pages[others++] = packet->pages[i];
+  }
+  memcpy(bytes + others * page_bytes, apart, moved * page_bytes);
+  memcpy(packet->pages + others, noise, moved * sizeof noise[0]);
+  return noise_pages;
+}
+
+/* Compresses the normal pages into `payload`, but stores the last `stored_pages` of them. */
+static int64_t encode_apart(struct mfd_packet *packet, struct mfd_codec *codec, uint32_t stored_pages) {
+  const size_t stored_bytes = (size_t)stored_pages * packet->page_bytes;
+  const size_t bytes = (size_t)packet->normal_pages * packet->page_bytes - stored_bytes;
+  const size_t stored_room = MFD_STORED_BYTES(stored_bytes);
+  int64_t compressed = 0;
+  if (bytes > 0)
+    compressed =
+        codec->compress(codec, packet->pages_scratch, bytes, packet->payload, MFD_PAYLOAD_MAX - stored_room);
+  if (compressed < 0)
+    return compressed;
+  const int64_t stored = codec->store(codec, packet->pages_scratch + bytes, stored_bytes,
+                                      packet->payload + compressed, stored_room);
+  return stored < 0 ? stored : compressed + stored;
+}
+
 int64_t mfd_prepare(struct mfd_packet *packet, int32_t detect_zero) {
   if (packet == NULL || (packet->file < 0 && packet->address == 0))
     return MFD_E_ARGUMENT;
@@ -80,7 +129,12 @@ int64_t mfd_prepare(struct mfd_packet *packet, int32_t detect_zero) {
   }
   // A room so small also lets lz4 give up early on what it cannot shorten.
   const size_t room = packet->raw_fallback ? pages_bytes - pages_bytes / 16 : MFD_PAYLOAD_MAX;
-  const int64_t bytes = codec->compress(codec, packet->pages_scratch, pages_bytes, packet->payload, room);
+  // Who looks for no zero pages wants the list as it is; and where packets may go out raw, noise mostly does.
+  const bool may_part = detect_zero && !packet->raw_fallback && codec->store != NULL;
+  const uint32_t noise_pages = may_part ? set_noise_apart(packet) : 0;
+  const int64_t bytes =
+      noise_pages > 0 ? encode_apart(packet, codec, noise_pages)
+                      : codec->compress(codec, packet->pages_scratch, pages_bytes, packet->payload, room);
   if (bytes < 0 && packet->raw_fallback) {
     packet->codec = 0;
     packet->payload_bytes = (uint32_t)pages_bytes;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { randomFillSync } from "node:crypto";
+import { createCipheriv, randomFillSync } from "node:crypto";
 import { constants, createInflateRaw, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
 import zstd from "@mongodb-js/zstd";
 import { compressSync, uncompressSync } from "lz4-napi";
@@ -106,6 +106,70 @@ describe("zlib compressor", () => {
     );
     freeCodec(codec);
     block.close();
+  });
+});
+
+describe("noise in a zlib packet", () => {
+  /** The same for the same number of bytes. */
+  const noise = (bytes: number) =>
+    createCipheriv("aes-128-ctr", Buffer.alloc(16), Buffer.alloc(16, 1)).update(Buffer.alloc(bytes));
+  const text = (bytes: number) => Buffer.from("a guest's page ".repeat(bytes)).subarray(0, bytes);
+
+  /** Prepares all pages of `contents`. */
+  function prepare(contents: Uint8Array, bytesOfPage: number, level: number, detectZero: boolean) {
+    const block = makeBlock(contents.byteLength, contents);
+    const packet = packetFrom(block, bytesOfPage);
+    packet.codec = createCompressor("zlib", level);
+    const count = contents.byteLength / bytesOfPage;
+    listPages(
+      packet,
+      Array.from({ length: count }, (_, i) => i),
+    );
+    const payload = packet.payload.slice(0, preparePacket(packet, detectZero));
+    const { normalPages } = packet;
+    freeCodec(packet.codec);
+    block.close();
+    return { payload, normalPages, pages: [...packet.pages.subarray(0, count)] };
+  }
+  const inflated = (payload: Uint8Array) => inflateSync(payload, { finishFlush: constants.Z_SYNC_FLUSH });
+
+  for (const bytes of [512, 4096, 65536]) {
+    const contents = Buffer.concat([noise(bytes), text(bytes), Buffer.alloc(bytes), noise(2 * bytes), text(3 * bytes)]);
+    const inOrder = (order: readonly number[]) =>
+      Buffer.concat(order.map((page) => contents.subarray(page * bytes, (page + 1) * bytes)));
+
+    for (const level of [1, 2, 3]) {
+      it(`comes last and as it is: pages of ${bytes} bytes, level ${level}`, () => {
+        const { payload, normalPages, pages } = prepare(contents, bytes, level, true);
+        assert.deepEqual([normalPages, pages], [7, [1, 5, 6, 7, 0, 3, 4, 2]]);
+        assert.deepEqual(inflated(payload), inOrder([1, 5, 6, 7, 0, 3, 4]));
+        assert.ok(Buffer.from(payload).includes(contents.subarray(0, 512)));
+      });
+    }
+    it(`keeps its place where a level is worth its time, or pages are to stay in order: pages of ${bytes} bytes`, () => {
+      const slow = prepare(contents, bytes, 6, true);
+      assert.deepEqual(
+        [slow.pages, inflated(slow.payload)],
+        [[0, 1, 3, 4, 5, 6, 7, 2], inOrder([0, 1, 3, 4, 5, 6, 7])],
+      );
+      const listed = prepare(contents, bytes, 1, false);
+      assert.deepEqual([listed.pages, inflated(listed.payload)], [[0, 1, 2, 3, 4, 5, 6, 7], contents]);
+    });
+  }
+
+  it("is alone in a packet, also in a stream's first", () => {
+    const contents = noise(32 * pageBytes);
+    const { payload } = prepare(contents, pageBytes, 1, true);
+    assert.deepEqual(inflated(payload), contents);
+    assert.ok(payload.byteLength < contents.byteLength + 100);
+  });
+  it("is not what has few values, what repeats itself, or numbers whose low bytes are noise", () => {
+    const numbers = noise(pageBytes);
+    for (let at = 0; at < pageBytes; at += 8) numbers.fill(0, at + 4, at + 8);
+    const digits = noise(pageBytes).map((byte) => byte & 0x7f);
+    const repeated = Buffer.concat([noise(1024), noise(1024), noise(1024), noise(1024)]);
+    const contents = Buffer.concat([noise(pageBytes), numbers, digits, repeated]);
+    assert.deepEqual(prepare(contents, pageBytes, 1, true).pages, [1, 2, 3, 0]);
   });
 });
 

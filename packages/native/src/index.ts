@@ -10,7 +10,7 @@ export {
   registerIn,
   unregisterIn,
 } from "./attached-tracking.js";
-export { createCompressor, createDecompressor, freeCodec, ZSTD_STORE_LEVEL } from "./codecs.js";
+export { type CodecMethod, createCompressor, createDecompressor, freeCodec, ZSTD_STORE_LEVEL } from "./codecs.js";
 export { receiveDescriptors, sendDescriptors } from "./descriptors.js";
 export {
   exchangeBitmap,

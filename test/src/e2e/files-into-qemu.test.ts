@@ -231,6 +231,22 @@ describe("a guest kept in files, sent on to QEMU", () => {
     });
   }
 
+  for (const version of ["7.2", "11.1"] as const) {
+    for (const compression of ["zlib", "zstd"] as const) {
+      it(`arrives byte for byte, noise among compressible pages: QEMU ${version}, ${compression}`, async () => {
+        const vm = (ram: string, more: Partial<VmOptions>) =>
+          startVm({ version, memory: [{ id: "pc.ram", path: path(ram), bytes: BYTES }], paused: true, ...more });
+        mixedImage(path("first"), BYTES, 7);
+        await keep(await vm("first", {}), { "pc.ram": path("kept") });
+        zeroImage(path("second"), BYTES);
+        const flags = await waitIn(await vm("second", { incoming: "defer" }), { compression });
+        const result = await sendAll(["--ram", `pc.ram=${path("kept")}`, ...flags]);
+        assert.equal(result.acknowledged, true);
+        assertSameBytes(path("kept"), path("second"));
+      });
+    }
+  }
+
   it("fails where a machine type without version is an old one's, and says beforehand what to name", async () => {
     const options = { version: "7.2", machine: "microvm", paused: true } as const;
     await keep(await start({ ...options, ram: "first" }), { "pc.ram": path("kept") });
