@@ -63,7 +63,7 @@ const NEED = 2;
 const PROBATION_PACKETS = 32;
 const PROBATION_MS = 100;
 /** What a method must promise to be tried, have kept in the trial, and keep then: parts of the time so far. */
-const PROMISE = 0.93;
+const PROMISE = 0.9;
 const KEPT = 0.96;
 const WORSE = 1.04;
 /** How long a method that failed rests: so many times what its trial lost, but no less than so long. */
