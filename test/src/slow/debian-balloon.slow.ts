@@ -13,6 +13,7 @@ import { BOOT_MS, DEBIAN_RAM_BYTES, type DebianVm, DebianVms, requireDebianGuest
 
 const MIB = 2 ** 20;
 const PAGE_BYTES = 4096;
+const devices = ["virtio-balloon-pci"];
 const LEFT_BYTES = 128 * MIB;
 const BALLOON_MS = 120_000;
 const FILL_MIB = 96;
@@ -92,7 +93,7 @@ describe("a Debian guest with a balloon, migrated by our data plane", function (
   for (const [from, to] of pairs) {
     it(`has holes at the destination where the balloon is, and gets its RAM back there: QEMU ${from} to ${to}`, async () => {
       const ram = (name: string) => ({ id: "pc.ram", path: vms.path(`${name}.ram`), bytes: DEBIAN_RAM_BYTES });
-      const first = await vms.boot(from, { ram: ram("first") });
+      const first = await vms.boot(from, { ram: ram("first"), devices });
       const whole = await memTotalKib(first);
       // What goes into the balloon has held something.
       await fill(first);
@@ -103,7 +104,7 @@ describe("a Debian guest with a balloon, migrated by our data plane", function (
       const ballooned = holesOf(ram("first").path);
       assert.ok(sumBytes(ballooned) >= DEBIAN_RAM_BYTES - LEFT_BYTES, `${sumBytes(ballooned)} bytes were given back`);
 
-      const second = await vms.start("second", to, { ram: ram("second"), incoming: "defer" });
+      const second = await vms.start("second", to, { ram: ram("second"), devices, incoming: "defer" });
       const sent = await migrate(first, second);
       assertSameBytes(ram("first").path, ram("second").path);
       const left = holesOf(ram("first").path);

@@ -63,6 +63,7 @@ describe("a Debian guest under load, migrated by our data plane", function () {
     const env = way === "preload" ? { LD_PRELOAD: PRELOADED, MULTIFD_TRACK: ram("first").path } : {};
     const first = await vms.boot(from, { ram: ram("first"), env });
     for (const line of WORKLOAD) await first.console.run(`{ ${line} }`);
+    await first.console.run("until grep -q ':0007 ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; do usleep 20000; done");
     const second = await vms.start("second", to, { ram: ram("second"), incoming: "defer" });
     assert.equal(await echo(first.port, "here"), "here");
     const before = await counters(first.console);
