@@ -75,7 +75,9 @@ describe("a Debian guest under load, migrated by our data plane", function () {
     );
     await receiving.waitFor(({ event }) => event === "listening");
     const sent = await MultifdProcess.run(
-      ...["qemu", "migrate", "--qmp", first.qmp, "--to", link, "--downtime-limit", "2000", ...flags],
+      ...["qemu", "migrate", "--qmp", first.qmp, "--to", link, ...flags],
+      // The last round takes longer than the devices: QEMU may not load them before all of RAM is there.
+      ...["--max-bandwidth", "48M", "--downtime-limit", "2000"],
     );
     const received = await receiving.outcome;
     assert.equal(sent.status, 0, `${sent.last.message}; ${sent.stderr}`);

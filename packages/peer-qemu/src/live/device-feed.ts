@@ -1,13 +1,13 @@
 /**
  * Device feed: has a QEMU that waits load a device stream while it comes.
  *
- * QEMU is told to listen, and not to run what it has loaded, when the first piece is there. Each piece
- * goes into it at once and is checked beside that, for the guest may stand still meanwhile: what is
- * refused then has not run, and never will. QEMU has loaded everything when it has said so on its return path, left
- * its state of waiting and ended its migration.
+ * QEMU is told to listen, and not to run what it has loaded, when the first piece is there. Each piece is checked, and
+ * goes into it as soon as the next is asked for. Devices wait until all of the guest's RAM is there: QEMU
+ * reads the rings of virtio devices in RAM as it loads them, and one that it read too early never answers the guest again.
+ * QEMU has loaded everything when it has said so on its return path, left its state of waiting and ended its migration.
  *
- *   source ── piece ──▶ QEMU            QEMU ── SHUT, MIGRATION completed ──▶ loaded
- *                  └──▶ check
+ *   source ── piece ──▶ check ──▶ QEMU           QEMU ── SHUT, MIGRATION completed ──▶ loaded
+ *                         └ devices: held back until `loaded` ──▶ QEMU
  *
  * Owns the connection to QEMU.
  */
@@ -30,6 +30,8 @@ export class DeviceFeed {
   readonly #main: MainChannel;
   /** QEMU's word: false where it says that it failed. */
   readonly #word: Promise<boolean>;
+  /** Devices, which wait for the guest's RAM; null until they come. */
+  #held: Uint8Array[] | null = null;
 
   private constructor(qmp: QmpClient, terms: StreamTerms, main: MainChannel) {
     this.#qmp = qmp;
@@ -61,7 +63,7 @@ export class DeviceFeed {
   }
 
   /**
-   * Feeds a stream to its end; QEMU goes on loading behind that.
+   * Feeds a stream up to its devices, and takes those in for `loaded`.
    *
    * @throws {ProtocolError} QEMU_MIGRATION_FAILED, with QEMU's reason; what is wrong with the stream. @throws what `state` throws.
    */
@@ -86,7 +88,10 @@ export class DeviceFeed {
   async #feed(state: AsyncIterable<Uint8Array>): Promise<void> {
     const pieces = this.#passOn(state);
     const source = new ChunkSource(pieces);
-    await readDeviceStream(source, this.#terms, async () => {});
+    const holdBack = () => {
+      this.#held = [];
+    };
+    await readDeviceStream(source, this.#terms, async () => {}, holdBack);
     const { done, value } = await pieces.next();
     const left = source.available + (done ? 0 : value.length);
     if (left === 0) return;
@@ -103,19 +108,22 @@ export class DeviceFeed {
       if (bytes > DEVICE_STREAM_BYTES_MAX) {
         throw new ProtocolError("DEVICE_STREAM", `more than ${DEVICE_STREAM_BYTES_MAX} bytes of devices came`);
       }
-      await this.#main.write(piece);
       yield piece;
+      // The reader has taken all of it: up to here there was nothing but RAM, unless it has said otherwise.
+      if (this.#held === null) await this.#main.write(piece);
+      else this.#held.push(piece);
     }
   }
 
   /**
-   * Waits until QEMU has loaded everything and stands still.
+   * Has QEMU load the devices, now that RAM is complete, and waits until it has loaded everything and stands still.
    *
    * @throws {ProtocolError} QEMU_MIGRATION_FAILED, with QEMU's reason; {ChannelError} QEMU_SILENT, QMP_CLOSED.
    */
   async loaded(): Promise<void> {
     const timer = setTimeout(() => this.close(), LOAD_MS);
     try {
+      for (const piece of this.#held ?? []) await this.#main.write(piece);
       if (!(await this.#word)) throw notLoaded();
       await this.#ended();
     } catch (error) {

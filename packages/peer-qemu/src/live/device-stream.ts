@@ -29,6 +29,7 @@ export type StreamTerms = {
  * Reads a stream to its end.
  *
  * @param onPing  Called for each PING.
+ * @param onRamEnd  Called when only devices follow, before any byte of them is asked for.
  * @throws {ProtocolError} MACHINE_TYPE_MISMATCH, CAPABILITY, RAM_BLOCK_UNKNOWN, RAM_SIZE_MISMATCH, RAM_BLOCK_SHARED, and what is
  *   wrong with the stream itself.
  */
@@ -36,6 +37,7 @@ export async function readDeviceStream(
   source: ByteSource,
   terms: StreamTerms,
   onPing: (value: number) => Promise<void>,
+  onRamEnd: () => void = () => {},
 ): Promise<void> {
   for await (const event of decodeMainStream(source, { deviceBytesMax: DEVICE_STREAM_BYTES_MAX })) {
     switch (event.kind) {
@@ -52,8 +54,10 @@ export async function readDeviceStream(
       case "zero-pages":
         if (terms.shared.has(event.block)) throw sharedPage(event.block);
         break;
-      case "flush":
       case "section-end":
+        if (event.phase === "complete") onRamEnd();
+        break;
+      case "flush":
       case "devices":
         break;
     }
