@@ -2,8 +2,7 @@
  * Channel threads: one long-lived Piscina task per channel.
  *
  * Threads are started before anything crosses, and each loads one file, into which the build
- * bundles all that it runs: file by file it took 30 ms of CPU per thread more, a
- * quarter of a second of eight channels' migration (bench/README.md).
+ * bundles all that it runs: file by file it took 90 ms of CPU per thread more (bench/README.md).
  *
  * A pool exactly as large as the migration has channels, for a task blocks its
  * thread until the channel ends: with one thread less the last channel would
