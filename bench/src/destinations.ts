@@ -32,6 +32,8 @@ export type Arrival = {
 };
 
 export type ArrivedDestination = Destination & {
+  /** Makes the memory warm that its RAM will take, so that none is measured by who came before it. */
+  readonly warm: () => Promise<void>;
   /** Once completed. @throws {Error} naming the first difference. */
   readonly verify: (imagePath: string) => Promise<void>;
 };
@@ -52,11 +54,7 @@ function programs(version: QemuVersion): Readonly<Record<DestinationKind, Destin
   };
 }
 
-/**
- * This machine. What it gives out finds warm memory for its RAM, so that none is measured by who came before it.
- *
- * @param receivedPath  In memory; where RAM is received, one migration after the other.
- */
+/** This machine. @param receivedPath  In memory; where RAM is received, one migration after the other. */
 export function localPlace(version: QemuVersion, receivedPath: string, host = LOOPBACK): Place {
   const byKind = programs(version);
   return {
@@ -68,9 +66,9 @@ export function localPlace(version: QemuVersion, receivedPath: string, host = LO
       };
       try {
         const destination = await byKind[kind]({ ...job, host, receivedPath, dir });
-        warmMemory(dirname(receivedPath), job.ramBytes);
         return {
           ...destination,
+          warm: async () => warmMemory(dirname(receivedPath), job.ramBytes),
           verify: async (imagePath) => assertSameBytes(imagePath, receivedPath),
           stop: async () => {
             await destination.stop();

@@ -41,7 +41,8 @@ export async function takeDevicePart(version: QemuVersion, ramBytes: number, dir
       ),
     );
     try {
-      const source = qemuSource(version)({ codec, channels: CHANNELS, imagePath, ramBytes }, receiver.address);
+      const terms = { codec, channels: CHANNELS, imagePath, ramBytes, ready: async () => {} };
+      const source = qemuSource(version)(terms, receiver.address);
       await Promise.all([source, receiver.completed()]);
       return devicesPath;
     } finally {

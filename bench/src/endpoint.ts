@@ -21,6 +21,8 @@ export type SourceJob = {
   readonly channels: number;
   readonly imagePath: string;
   readonly ramBytes: number;
+  /** To be called when the source could begin; it may when that has resolved. */
+  readonly ready: () => Promise<void>;
 };
 
 export type DestinationJob = {

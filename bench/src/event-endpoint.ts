@@ -36,11 +36,23 @@ export async function startDestination(name: string, command: string, args: read
  * A source that says `connected` before it starts its threads, and `completed` with its figures.
  *
  * What it used before `connected` is starting up; the moment until we have heard of it is some tenths of a millisecond.
+ *
+ * @param ready  Called when it stands by, if it does; it begins when that has resolved.
  */
-export async function runSource(name: string, command: string, args: readonly string[]): Promise<SourceFigures> {
+export async function runSource(
+  name: string,
+  command: string,
+  args: readonly string[],
+  ready: (() => Promise<void>) | null = null,
+): Promise<SourceFigures> {
   const process = new EventProcess(name, command, args);
   let meter: ProcessMeter | null = null;
   try {
+    if (ready !== null) {
+      await process.expect("ready", READY_TIMEOUT_MS);
+      await ready();
+      process.begin();
+    }
     await process.expect("connected", READY_TIMEOUT_MS);
     meter = new ProcessMeter(process.pid);
     const result = await process.expect("completed", COMPLETION_TIMEOUT_MS);

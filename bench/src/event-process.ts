@@ -98,6 +98,11 @@ export class EventProcess {
     }
   }
 
+  /** Lets a process begin that stands by (`stand-by.ts`). */
+  begin(): void {
+    this.#child.stdin.write("begin\n");
+  }
+
   /** Lets a process that is done end by itself, and waits for it. */
   async release(): Promise<void> {
     this.#child.stdin.end();

@@ -8,6 +8,7 @@ import { type DestinationProgram, listenAddress, RAM_BLOCK, type SourceJob, type
 import { runSource, startDestination } from "./event-endpoint.js";
 
 const HOLD = new URL("hold.js", import.meta.url).href;
+const STAND_BY = new URL("stand-by.js", import.meta.url).href;
 const COMMAND = fileURLToPath(new URL("main.js", import.meta.resolve("@multifd/cli")));
 
 /** Arguments of Node for one of our commands that stays, once done, until its standard input ends. */
@@ -39,7 +40,8 @@ function send(job: SourceJob, address: string, more: readonly string[]) {
   return runSource(
     "multifd send",
     process.execPath,
-    heldCommand(...words, "--ram", `${RAM_BLOCK}=${job.imagePath}`, ...more),
+    ["--import", STAND_BY, ...heldCommand(...words, "--ram", `${RAM_BLOCK}=${job.imagePath}`, ...more)],
+    job.ready,
   );
 }
 

@@ -47,6 +47,7 @@ export function qemuSource(version: QemuVersion): SourceProgram {
     const vm = await startVm(version, job, job.imagePath, null);
     const meter = new ProcessMeter(vm.pid);
     try {
+      await job.ready();
       await vm.migrateTo(address);
       const outcome = await vm.waitMigration(COMPLETION_TIMEOUT_MS);
       const usage = meter.stop();

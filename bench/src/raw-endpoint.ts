@@ -18,6 +18,8 @@ export function rawDestination(through: "mapping" | "file" | "fresh"): Destinati
 
 /** @param through  Out of a mapping of the image, or by pread. */
 export function rawSource(through: "mapping" | "file"): SourceProgram {
-  return (job, address) =>
-    runSource("raw-ceiling send", COMMAND, ["send", address, `${job.channels}`, job.imagePath, through]);
+  return async (job, address) => {
+    await job.ready(); // it starts in no time
+    return runSource("raw-ceiling send", COMMAND, ["send", address, `${job.channels}`, job.imagePath, through]);
+  };
 }

@@ -62,7 +62,7 @@ async function migrateOnce(
     const destination = await place.start({ kind: variant.destination, codec, channels, transport, ramBytes });
     try {
       const [{ wallMs, wireBytes, ...source }, usage] = await Promise.all([
-        variant.source({ codec, channels, imagePath, ramBytes }, destination.address),
+        variant.source({ codec, channels, imagePath, ramBytes, ready: () => destination.warm() }, destination.address),
         destination.completed(),
       ]);
       if (look === "verified") await destination.verify(imagePath);

@@ -9,7 +9,7 @@ import { type Arrival, isDestinationKind } from "../destinations.js";
 import type { Message } from "./line-channel.js";
 
 /** Raised when benches of two versions would misunderstand each other. */
-export const FORMAT = 1;
+export const FORMAT = 2;
 
 const CHANNELS_MAX = 64;
 const PACKET_BYTES = 512 * 1024;

@@ -97,6 +97,9 @@ async function serve(socket: Socket, qemu: QemuVersion): Promise<string> {
         current = started;
         return { address: started.address };
       }
+      case "warm":
+        await destination().warm();
+        return {};
       case "completed":
         return { usage: await destination().completed() };
       case "digest":

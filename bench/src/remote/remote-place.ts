@@ -60,6 +60,9 @@ export class RemotePlace implements Place {
     const started = await this.#ask({ ask: "start", ...arrivalMessage(arrival) }, START_TIMEOUT_MS);
     return {
       address: String((started as { address?: unknown }).address),
+      warm: async () => {
+        await this.#ask({ ask: "warm" }, START_TIMEOUT_MS);
+      },
       completed: async () => ((await this.#ask({ ask: "completed" }, COMPLETION_TIMEOUT_MS)) as { usage: Usage }).usage,
       verify: async (imagePath) => {
         const { digest } = (await this.#ask({ ask: "digest" }, COMPLETION_TIMEOUT_MS)) as { digest?: unknown };
