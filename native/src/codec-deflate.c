@@ -11,7 +11,7 @@
  *   level 1..3   ISA-L, where built with it: level 1 costs a tenth of zlib's level 1
  *   level 4..9   zlib (and 1..3 without ISA-L)
  *
- * Noise is stored at levels 1 to 3: compressing it costs either end as much as anything else does.
+ * Noise is stored at levels 1 to 3: compressing it costs either end as much as other pages do.
  */
 #include "internal.h"
 
