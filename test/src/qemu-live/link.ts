@@ -2,19 +2,25 @@
  * Link: a proxy between the two ends of a migration, which a test can cut, or hold up for a while.
  */
 import { createConnection, createServer, type Socket } from "node:net";
+import { Transform } from "node:stream";
+
+/** One connection that is slower than the others, by the order in which they were made. */
+export type SlowConnection = { readonly number: number; readonly bytesPerSecond: number };
 
 export class Link {
   readonly #sockets: Socket[] = [];
   readonly #server = createServer((near) => this.#join(near));
   readonly #to: string;
+  readonly #slow: SlowConnection | null;
 
-  private constructor(to: string) {
+  private constructor(to: string, slow: SlowConnection | null) {
     this.#to = to;
+    this.#slow = slow;
   }
 
   /** Listens on one unix socket and passes everything on to another, both ways. */
-  static async open(path: string, to: string): Promise<Link> {
-    const link = new Link(to);
+  static async open(path: string, to: string, slow: SlowConnection | null = null): Promise<Link> {
+    const link = new Link(to, slow);
     await new Promise<void>((resolve, reject) => {
       link.#server.once("error", reject);
       link.#server.listen(path, resolve);
@@ -24,6 +30,7 @@ export class Link {
 
   #join(near: Socket): void {
     const far = createConnection(this.#to);
+    const isSlow = this.#sockets.length / 2 === this.#slow?.number;
     this.#sockets.push(near, far);
     for (const [from, to] of [
       [near, far],
@@ -31,7 +38,8 @@ export class Link {
     ] as const) {
       from.on("error", () => {});
       from.on("close", () => to.destroy());
-      from.pipe(to);
+      if (isSlow) from.pipe(delayed(this.#slow!.bytesPerSecond)).pipe(to);
+      else from.pipe(to);
     }
   }
 
@@ -55,4 +63,12 @@ export class Link {
       if (!socket.destroyed) socket.pipe(peer);
     });
   }
+}
+
+function delayed(bytesPerSecond: number): Transform {
+  return new Transform({
+    transform: (piece: Buffer, _, pass) => {
+      setTimeout(() => pass(null, piece), (piece.length / bytesPerSecond) * 1000);
+    },
+  });
 }

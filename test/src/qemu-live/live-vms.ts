@@ -8,6 +8,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import {
+  assertSameBytes,
   type BootGuest,
   type BootGuestState,
   bootGuestSector,
@@ -95,6 +96,16 @@ export class LiveVms {
     assert.equal(received.last.event, "completed", `${received.last.message}; ${received.stderr}`);
     assert.equal(await from.qemu.runState(), "postmigrate");
     return sent.last.downtimeMs ?? -1;
+  }
+
+  /** Passes the guest on, to stand still there: its RAM is the same at both ends, and it goes on when it is told to. */
+  async passWhole(from: LiveVm, to: LiveVm, flags: readonly string[]): Promise<void> {
+    await this.pass(from, to, flags, ["--then", "pause"]);
+    assertSameBytes(from.ram, to.ram);
+    const left = this.check(to);
+    assert.equal(await to.qemu.runState(), "paused");
+    await to.qemu.execute("cont");
+    await this.assertGoesOn(to, left);
   }
 
   /** The RAM of a VM that has it in a memfd, under the VM's own descriptor. */

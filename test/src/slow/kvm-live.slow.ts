@@ -4,10 +4,9 @@
  * A machine whose KVM no QEMU can use has these tests listed as pending, with the reason. Linux guests are
  * left to TCG (debian-live.slow.ts): not every KVM runs a distribution's kernel.
  */
-import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { preloadLibrary } from "@multifd/native";
-import { assertSameBytes, findQemu, type QemuVersion, waitForSweep } from "../peers/index.js";
+import { findQemu, type QemuVersion, waitForSweep } from "../peers/index.js";
 import { LiveVms } from "../qemu-live/live-vms.js";
 
 const pairs: readonly (readonly [QemuVersion, QemuVersion])[] = [
@@ -55,12 +54,7 @@ describe("a live guest that KVM runs, migrated by our data plane", () => {
             const second = await vms.start(to, { accelerator: "kvm", extraArgs: WITHOUT_CLOCK });
             await waitForSweep(first.ram, 2);
             const flags = ["--compression", compression, "--channels", String(channels)];
-            await vms.pass(first, second, flags, ["--then", "pause"]);
-            assertSameBytes(first.ram, second.ram);
-            const left = vms.check(second);
-            assert.equal(await second.qemu.runState(), "paused");
-            await second.qemu.execute("cont");
-            await vms.assertGoesOn(second, left);
+            await vms.passWhole(first, second, flags);
           }).timeout(120_000);
 
   it(`passes to and fro ${TRIPS} times without a stale page, with KVM's clock`, async () => {

@@ -89,7 +89,7 @@ export class DeviceFeed {
     const pieces = this.#passOn(state);
     const source = new ChunkSource(pieces);
     const holdBack = () => {
-      this.#held = [];
+      this.#held ??= [];
     };
     await readDeviceStream(source, this.#terms, async () => {}, holdBack);
     const { done, value } = await pieces.next();
