@@ -89,6 +89,9 @@ class SourceMigration {
   run(): Promise<MigrationResult> {
     return this.#attempt.run({
       act: async () => {
+        // Nobody at the other end waits for our threads to start.
+        await this.#failure.race(this.#rounds.threadsReady());
+        this.#attempt.startClock();
         this.#attempt.watchForStall(this.#job.stallTimeoutMs);
         await this.#migrate();
         return this.#result();
@@ -172,9 +175,6 @@ class SourceMigration {
 
   async #connect(): Promise<void> {
     const { peer, onEvent } = this.#job;
-    // Nobody at the other end waits for our threads to start.
-    await this.#failure.race(this.#rounds.threadsReady());
-    this.#attempt.startClock();
     this.#channels = await this.#failure.race(peer.connect(this.#attempt.signal));
     onEvent({ event: "connected", peer: peer.name, channels: peer.channels });
   }

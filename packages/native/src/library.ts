@@ -2,9 +2,9 @@
  * The C library, opened: the one file that knows koffi.
  *
  * Every thread opens it for itself, and binds a function when it first calls it.
- * A call costs some 0.1 µs (`node bench/dist/native-call.js`), whatever it takes: buffers go by address, without a copy. A call on a
- * new thread runs on libuv's pool (four threads), and whoever makes it keeps the buffers
- * reachable until it answers.
+ * A call costs some 0.1 µs (`node bench/dist/native-call.js`), whatever it takes:
+ * buffers go by address, without a copy. A call on a new thread runs on libuv's pool
+ * (four threads), and whoever makes it keeps the buffers reachable until it answers.
  */
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -1,9 +1,8 @@
 /**
  * Packet block: one packet's working set, seen by both languages.
  *
- * It is `struct mfd_packet` of native/include/multifd.h. A packet's
- * calls take this block and nothing else; the C side asserts the same offsets when it is
- * compiled.
+ * It is `struct mfd_packet` of native/include/multifd.h. A packet's calls
+ * take this block and nothing else; the C side asserts the same offsets when it is compiled.
  *
  * Allocated once per channel; belongs to one thread at a time. `pages` is in
  * the machine's byte order, `header` is what goes over the wire.

@@ -10,7 +10,8 @@ import type { PacketBlock } from "./packet-block.js";
 
 /**
  * Reads the listed pages from the block's file, splits them into normal and zero pages (order kept), and
- * compresses the normal ones where a codec is set; zlib's levels 1 to 3 have what nothing compresses last among them. Sets `normalPages`, `zeroPages` and `payloadBytes`.
+ * compresses the normal ones where a codec is set; zlib's levels 1 to 3 have what nothing compresses last among
+ * them. Sets `normalPages`, `zeroPages` and `payloadBytes`.
  *
  * @param detectZero  False leaves every page normal, and in its place.
  * @returns Bytes of payload.
