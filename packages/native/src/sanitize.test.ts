@@ -9,7 +9,7 @@ const kernel = fileURLToPath(new URL(".", import.meta.resolve("@multifd/kernel/p
 describe("the C library under the address and undefined-behaviour sanitizers", () => {
   it("answers every entry point, refusals and hostile payloads included, without a finding", async () => {
     await run("make", ["--silent", "sanitize"], { cwd: kernel });
-    const { stdout, stderr } = await run("build/kernel-test-sanitized", { cwd: kernel });
+    const { stdout, stderr } = await run("build/test/kernel-test-sanitized", { cwd: kernel });
     assert.deepEqual([stdout, stderr], ["", ""]);
   }).timeout(180_000);
 });

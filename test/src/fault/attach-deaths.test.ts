@@ -12,7 +12,7 @@ import { checkHarvest, noTraces, startTrackedQemu, type TrackedQemu, tracesOf } 
 import { type QemuVersion, waitForProgress } from "../peers/index.js";
 
 const kernel = fileURLToPath(new URL(".", import.meta.resolve("@multifd/kernel/package.json")));
-const DYING = join(kernel, "build/multifd-attach-dying");
+const DYING = join(kernel, "build/test/multifd-attach-dying");
 /** As native/attach/inject.c counts them. */
 const STEPS = 12;
 const TRIES = 3;
@@ -88,8 +88,8 @@ for (const version of versions) {
     });
 
     it("has no finding of the address and undefined-behaviour sanitizers, right or wrong", async () => {
-      execFileSync("make", ["--silent", "build/multifd-attach-sanitized"], { cwd: kernel });
-      const program = join(kernel, "build/multifd-attach-sanitized");
+      execFileSync("make", ["--silent", "build/test/multifd-attach-sanitized"], { cwd: kernel });
+      const program = join(kernel, "build/test/multifd-attach-sanitized");
       const answer = await attachToProcess({ pid: qemu.vm.pid, timeoutMs: 10_000, program });
       assert.ok(answer.ok);
       closeDescriptor(answer.descriptor);
@@ -115,7 +115,7 @@ for (const version of versions) {
 describe("a process that no tracer can stop", () => {
   it("is given up after the time allowed", async () => {
     execFileSync("make", ["--silent", "never-stops"], { cwd: kernel });
-    const child = spawn(join(kernel, "build/never-stops"), { stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(join(kernel, "build/test/never-stops"), { stdio: ["ignore", "pipe", "inherit"] });
     const gone = once(child, "exit");
     try {
       await once(child.stdout, "data");

@@ -204,7 +204,7 @@ describe("tracking of a QEMU is refused", function () {
       try { await attachTracking({ pid: ${process.pid}, ram: [] }); console.log("attached"); }
       catch (error) { console.log(error.code); }`;
     const words = [process.execPath, "--input-type=module", "-e", script];
-    const said = execFileSync(join(kernel, "build/without-userfaultfd"), words, { encoding: "utf8" });
+    const said = execFileSync(join(kernel, "build/test/without-userfaultfd"), words, { encoding: "utf8" });
     assert.equal(said, "TRACKING_MISSING\n");
   });
 });

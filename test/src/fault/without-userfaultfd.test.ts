@@ -11,7 +11,7 @@ import { assertSameBytes, createScratchDir, mixedImage, removeScratchDir } from 
 const run = promisify(execFile);
 const MULTIFD = fileURLToPath(new URL("../../../packages/cli/dist/main.js", import.meta.url));
 const kernel = fileURLToPath(new URL(".", import.meta.resolve("@multifd/kernel/package.json")));
-const WITHOUT = join(kernel, "build/without-userfaultfd");
+const WITHOUT = join(kernel, "build/test/without-userfaultfd");
 
 describe("multifd where userfaultfd is refused", function () {
   this.timeout(20_000);

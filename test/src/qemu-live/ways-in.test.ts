@@ -53,7 +53,7 @@ describe("a live guest of a QEMU that is not simply attached to", () => {
       const receiving = await vms.incoming(to, []);
       const words = [...["qemu", "migrate", "--qmp", from.qmp], "--to", `unix:${vms.path("link")}`, ...["--json"]];
       const patience = ["--downtime-limit", "2000"];
-      const sent = await run(join(kernel, "build/without-pidfd-getfd"), [
+      const sent = await run(join(kernel, "build/test/without-pidfd-getfd"), [
         process.execPath,
         MULTIFD,
         ...words,
@@ -72,7 +72,7 @@ describe("a live guest of a QEMU that is not simply attached to", () => {
     await waitForSweep(first.ram, 1);
     const words = ["qemu", "migrate", "--qmp", first.qmp, "--to", `unix:${vms.path("nobody")}`, "--json"];
     await assert.rejects(
-      run(join(kernel, "build/without-pidfd-getfd"), [process.execPath, MULTIFD, ...words]),
+      run(join(kernel, "build/test/without-pidfd-getfd"), [process.execPath, MULTIFD, ...words]),
       (failure: { stdout: string }) => {
         assert.match(failure.stdout, /"PTRACE_DENIED".*MULTIFD_TRACK names all of the guest's RAM files/);
         return true;
