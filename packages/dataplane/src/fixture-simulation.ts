@@ -44,6 +44,9 @@ export type SentPacket = {
   readonly nowMs: number;
   readonly prepareMs: number;
   readonly prepareCpuMs: number;
+  /** What the channel waited for it, held back by a limit. */
+  readonly heldMs: number;
+  readonly msPerWireByte: number;
   readonly wireBytes: number;
 };
 
@@ -56,7 +59,7 @@ type ChannelState = {
   readonly wires: Wire[];
   /** CPU time left to the destination's packet in hand; 0 while it receives. */
   placing: number;
-  packet: { index: number; method: number; claimedMs: number; cpuMs: number; wireBytes: number };
+  packet: { index: number; method: number; askedMs: number; claimedMs: number; cpuMs: number; wireBytes: number };
 };
 
 const PACKET_MIB = PACKET_GUEST_BYTES / 2 ** 20;
@@ -84,7 +87,7 @@ export function simulate(
       source: { state: "claim", left: 0 },
       wires: [],
       placing: 0,
-      packet: { index: -1, method: 0, claimedMs: 0, cpuMs: 0, wireBytes: 0 },
+      packet: { index: -1, method: 0, askedMs: 0, claimedMs: 0, cpuMs: 0, wireBytes: 0 },
     }),
   );
   let nowMs = 0;
@@ -128,7 +131,7 @@ export function simulate(
         const method = chooser.method(at);
         const { codeMs } = costOf(index, method);
         const cpuMs = machine.readMs + codeMs;
-        channel.packet = { index, method, claimedMs: nowMs, cpuMs, wireBytes: 0 };
+        channel.packet = { ...channel.packet, index, method, claimedMs: nowMs, cpuMs, wireBytes: 0 };
         source.state = "prepare";
         source.left = cpuMs;
         return true;
@@ -145,17 +148,30 @@ export function simulate(
       }
       case "send": {
         if (backlog(channel) > link.bufferMib + NOTHING) return isMoved;
-        const { index, method, claimedMs, cpuMs, wireBytes } = channel.packet;
+        const { index, method, askedMs, claimedMs, cpuMs, wireBytes } = channel.packet;
         writtenMib += wireBytes / 2 ** 20;
         if (link.limitMibPerSecond !== undefined) outstanding--;
         const prepareMs = preparedMs.get(channel)! - claimedMs;
-        source.left = chooser.sent(at, { method, index, nowMs, prepareMs, prepareCpuMs: cpuMs, wireBytes });
+        const limit = link.limitMibPerSecond;
+        const heldMs = limit === undefined ? 0 : claimedMs - askedMs;
+        const msPerWireByte = limit === undefined ? 0 : 1000 / limit / 2 ** 20;
+        source.left = chooser.sent(at, {
+          method,
+          index,
+          nowMs,
+          prepareMs,
+          prepareCpuMs: cpuMs,
+          heldMs,
+          msPerWireByte,
+          wireBytes,
+        });
         source.state = "sample";
         return true;
       }
       case "sample":
         if (source.left > NOTHING) return isMoved;
         source.state = "claim";
+        channel.packet.askedMs = nowMs;
         return true;
       case "done":
         return isMoved;

@@ -29,6 +29,6 @@ export { runRelaySend } from "./relay-send.js";
 export { RelaySlots, SLOT_BYTES } from "./relay-slots.js";
 export { runSaveChannel } from "./save-channel.js";
 export { runSendChannel } from "./send-channel.js";
-export { type ChannelTotals, createCounters, sumCounters } from "./shared-words.js";
+export { announceLimit, type ChannelTotals, createCounters, sumCounters } from "./shared-words.js";
 export { SyncBarrier } from "./sync-barrier.js";
 export { createZeroMarks, takeZeroRuns } from "./zero-marks.js";

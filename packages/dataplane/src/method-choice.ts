@@ -17,6 +17,9 @@
  *      ▲                                      │ no                              │ no
  *      └──────────(not again for a while)─────┴─────────────────────────────────┘
  *
+ * What a bandwidth limit costs needs no trial: where it would hold a method back for most of the time, that method goes
+ * on probation at once.
+ *
  * Bad news is believed soon: a trial ends when it has lost more time than all trials
  * together may lose, a small part of the time so far. Good news is not: empty
  * buffers and a full token bucket make anything look fast, so only the
@@ -37,9 +40,9 @@ const MEMORY_MS = 500;
 const WARM_PACKETS = 8;
 const WARM_MS = 30;
 /** Samples, one behind each packet, to begin with; then one after so long. */
-const FIRST_SAMPLES = 3;
+const FIRST_SAMPLES = 4;
 const SAMPLE_MS = 60;
-/** A sample's part in what is known of its method. */
+/** A sample's part in what is known of its method, once some are. */
 const SAMPLE_WEIGHT = 0.25;
 /** Packets that a trial does not count, beside one per channel: those in hand bear the method before. */
 const SETTLING_PACKETS = 1;
@@ -66,6 +69,14 @@ const PROBATION_MS = 100;
 const PROMISE = 0.9;
 const KEPT = 0.96;
 const WORSE = 1.04;
+/** Under a limit: work may take so much of the time that a method leaves, and fewer bytes than so much of now's are worth it. */
+const BUSY = 0.5;
+const SPARING = 0.97;
+/** Where packets are still held back for so much of the time, nothing is slower for the method's sake. */
+const LEFT = 0.25;
+/** What packets as they are show of the link: where preparing takes no more than so much of the time, and for so long. */
+const SHOWING = 0.25;
+const SHOWN_MS = 2000;
 /** How long a method that failed rests: so many times what its trial lost, but no less than so long. */
 const REST_LOSSES = 20;
 const REST_MS = 100;
@@ -85,6 +96,10 @@ export type Progress = {
   /** What reading and compressing took, all channels added up; and what of that their threads were running. */
   readonly prepareMs: number;
   readonly prepareCpuMs: number;
+  /** What channels waited for packets that the bandwidth limit held back, all added up. */
+  readonly heldMs: number;
+  /** What the limit in force makes a byte on the wire take; 0 where there is none. */
+  readonly msPerWireByte: number;
   readonly wireBytes: number;
   /** On the clock. */
   readonly ms: number;
@@ -103,7 +118,7 @@ export class MethodChoice {
   readonly #samples: readonly Cost[];
   readonly #failures: readonly Failure[];
   /** Sums over the packets of the method in use, the older ones fading. */
-  readonly #sums = { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, ms: 0, wireBytes: 0 };
+  readonly #sums = { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, heldMs: 0, ms: 0, wireBytes: 0 };
   /** Its latest packets, some at a time. */
   readonly #latest: Sums = { packets: 0, bytes: 0, ms: 0 };
   #method = 0;
@@ -115,6 +130,9 @@ export class MethodChoice {
   /** Since the method in use is. */
   #sinceMs = 0;
   #nowMs = 0;
+  #msPerWireByte = 0;
+  /** What a byte took on the link while nothing was compressed, and until when that is thought true. */
+  readonly #link = { msPerWireByte: 0, untilMs: 0 };
   /** By trials. */
   #lostMs = 0;
   #sampled = 0;
@@ -143,7 +161,8 @@ export class MethodChoice {
    * @param ms  CPU time: whoever else is running does not belong to the method.
    */
   sample(bytes: number, results: readonly { readonly ms: number; readonly wireBytes: number }[]): void {
-    const weight = this.#sampled === 0 ? 1 : SAMPLE_WEIGHT;
+    // The first one finds codecs cold, and counts only until the second.
+    const weight = Math.max(SAMPLE_WEIGHT, 1 / Math.max(1, this.#sampled));
     for (const [method, { ms, wireBytes }] of results.entries()) {
       const known = this.#samples[method]!;
       known.ms += weight * (ms / bytes - known.ms);
@@ -154,9 +173,10 @@ export class MethodChoice {
   }
 
   /** Packets have been sent, with the method of `next` but for those that were in hand when it changed. */
-  progress({ bytes, prepareMs, prepareCpuMs, wireBytes, ms }: Progress): void {
+  progress({ bytes, prepareMs, prepareCpuMs, heldMs, msPerWireByte, wireBytes, ms }: Progress): void {
     const packets = bytes / PACKET_GUEST_BYTES;
     this.#nowMs += ms;
+    this.#msPerWireByte = msPerWireByte;
     if (this.#trial !== null) {
       this.#judgeTrial(this.#trial, packets, bytes, ms);
       return;
@@ -167,12 +187,22 @@ export class MethodChoice {
     sums.bytes = sums.bytes * kept + bytes;
     sums.prepareMs = sums.prepareMs * kept + prepareMs / this.#channels;
     sums.prepareCpuMs = sums.prepareCpuMs * kept + prepareCpuMs / this.#channels;
+    sums.heldMs = sums.heldMs * kept + heldMs / this.#channels;
     sums.ms = sums.ms * kept + ms;
     sums.wireBytes = sums.wireBytes * kept + wireBytes;
     this.#sinceMs += ms;
+    this.#noticeLink();
     this.#noticeChange(packets, bytes, ms);
     if (this.#before !== null) this.#judgeProbation(this.#before);
-    else if (sums.packets >= WARM_PACKETS && this.#sinceMs >= WARM_MS && this.#sampled >= FIRST_SAMPLES) this.#look();
+    else if (sums.packets > 0 && this.#sampled >= FIRST_SAMPLES) this.#look();
+  }
+
+  /** A link that is full of packets as they are will bear no more of them later, whatever a pause in between lets it seem. */
+  #noticeLink(): void {
+    const { packets, prepareMs, heldMs, ms, wireBytes } = this.#sums;
+    if (this.#method !== 0 || packets < WARM_PACKETS || prepareMs > SHOWING * ms) return;
+    this.#link.msPerWireByte = Math.max(0, ms - heldMs) / wireBytes;
+    this.#link.untilMs = this.#nowMs + SHOWN_MS;
   }
 
   /** What was found out on another link, or of other contents, is forgotten. */
@@ -185,6 +215,7 @@ export class MethodChoice {
       for (const failure of this.#failures) Object.assign(failure, { times: 0, notBeforeMs: 0, needMs: LEAST_LOSS_MS });
       this.#lostMs = Math.min(this.#lostMs, LOSS_PART * this.#nowMs);
       this.#before = null;
+      this.#link.untilMs = 0;
       this.#use(this.#method);
     }
     Object.assign(latest, { packets: 0, bytes: 0, ms: 0 });
@@ -196,7 +227,7 @@ export class MethodChoice {
       return;
     }
     const { all, late } = trial;
-    const before = this.#sums.ms / this.#sums.bytes;
+    const before = this.#usedMs;
     if (all.ms >= HALF_MS && all.packets >= HALF_PACKETS) add(late, packets, bytes, ms);
     add(all, packets, bytes, ms);
     const lostMs = all.ms - all.bytes * before;
@@ -208,11 +239,7 @@ export class MethodChoice {
       const doubt = DOUBT * Math.sqrt(HALF_PACKETS / late.packets);
       if (late.packets < LONG_HALF_PACKETS && ratio > 1 - doubt && ratio < 1 + doubt / 2) return;
       if (ratio > KEPT) this.#fail(trial.method, lostMs);
-      else {
-        this.#fail(this.#method, 0);
-        this.#before = { method: this.#method, msPerByte: before };
-        this.#use(trial.method);
-      }
+      else this.#replaceBy(trial.method);
     }
     this.#lostMs += Math.max(0, lostMs);
     this.#trial = null;
@@ -220,17 +247,25 @@ export class MethodChoice {
 
   /** What the next trial may lose. */
   get #allowanceMs(): number {
-    const packetMs = (PACKET_GUEST_BYTES * this.#sums.ms) / this.#sums.bytes;
+    const packetMs = PACKET_GUEST_BYTES * this.#usedMs;
     return Math.max(FIRST_LOSS_MS, FIRST_LOSS_PACKETS * packetMs) + LOSS_PART * this.#nowMs - this.#lostMs;
   }
 
   #judgeProbation({ method, msPerByte }: { readonly method: number; readonly msPerByte: number }): void {
     if (this.#sums.packets < PROBATION_PACKETS || this.#sinceMs < PROBATION_MS) return;
     this.#before = null;
-    if (this.#sums.ms / this.#sums.bytes > WORSE * msPerByte) {
+    const { ms, bytes, heldMs } = this.#sums;
+    if (heldMs < LEFT * ms && ms / bytes > WORSE * msPerByte) {
       this.#fail(this.#method, 0);
       this.#use(method);
     }
+  }
+
+  /** Uses another method, on probation. */
+  #replaceBy(method: number): void {
+    this.#fail(this.#method, 0);
+    this.#before = { method: this.#method, msPerByte: this.#usedMs };
+    this.#use(method);
   }
 
   #use(method: number): void {
@@ -238,7 +273,7 @@ export class MethodChoice {
     this.#usualMsPerByte = 0;
     this.#sinceMs = 0;
     Object.assign(this.#latest, { packets: 0, bytes: 0, ms: 0 });
-    Object.assign(this.#sums, { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, ms: 0, wireBytes: 0 });
+    Object.assign(this.#sums, { packets: 0, bytes: 0, prepareMs: 0, prepareCpuMs: 0, heldMs: 0, ms: 0, wireBytes: 0 });
   }
 
   #fail(method: number, lostMs: number): void {
@@ -249,22 +284,20 @@ export class MethodChoice {
     failure.needMs = Math.max(LEAST_LOSS_MS, NEED * lostMs);
   }
 
-  /** Starts a trial of the method that promises most, if one promises enough. */
+  /** Turns to the method that promises most, if one promises enough: by a trial, unless that is not needed. */
   #look(): void {
-    const msPerByte = this.#sums.ms / this.#sums.bytes;
-    if (this.#usualMsPerByte === 0) this.#usualMsPerByte = msPerByte;
-    let best = -1;
-    let bestMs = PROMISE * msPerByte;
-    for (let method = 0; method < this.#samples.length; method++) {
-      const { notBeforeMs, needMs } = this.#failures[method]!;
-      if (method === this.#method || this.#nowMs < notBeforeMs || this.#allowanceMs < needMs) continue;
-      const ms = this.#foresee(method);
-      if (ms < bestMs) {
-        best = method;
-        bestMs = ms;
-      }
+    const rested = this.#samples
+      .map((_, method) => method)
+      .filter((method) => method !== this.#method && this.#nowMs >= this.#failures[method]!.notBeforeMs);
+    const sparing = this.#mostSparing(rested);
+    if (sparing !== null) {
+      this.#replaceBy(sparing);
+      return;
     }
-    if (best < 0) return;
+    if (this.#sums.packets < WARM_PACKETS || this.#sinceMs < WARM_MS) return;
+    if (this.#usualMsPerByte === 0) this.#usualMsPerByte = this.#usedMs;
+    const best = this.#mostPromising(rested.filter((method) => this.#allowanceMs >= this.#failures[method]!.needMs));
+    if (best === null) return;
     const nothing = { packets: 0, bytes: 0, ms: 0 };
     this.#trial = {
       method: best,
@@ -275,19 +308,78 @@ export class MethodChoice {
   }
 
   /**
+   * The one of them that makes least of the same pages, if that is worth it, and if the limit would hold it back for
+   * long enough: there must be time over for what a destination does.
+   */
+  #mostSparing(methods: readonly number[]): number | null {
+    let best: number | null = null;
+    let least = SPARING;
+    for (const method of methods) {
+      const wirePart = this.#wirePart(method);
+      const workMs = this.#prepareCpuMs(method) + wirePart * this.#linkMs;
+      if (wirePart >= least || workMs > BUSY * wirePart * this.#limitedMs) continue;
+      best = method;
+      least = wirePart;
+    }
+    return best;
+  }
+
+  /** @returns the one of them that promises most, if that is enough. */
+  #mostPromising(methods: readonly number[]): number | null {
+    let best: number | null = null;
+    let bestMs = PROMISE * this.#usedMs;
+    for (const method of methods) {
+      const ms = this.#foresee(method);
+      if (ms >= bestMs) continue;
+      best = method;
+      bestMs = ms;
+    }
+    return best;
+  }
+
+  /**
    * What a byte would take at best: the link idle while a packet is prepared, or busy all the time, whichever makes
-   * less of it. Sums are per channel, for they prepare at once.
+   * less of it; and no less than the limit makes it take, or the link as it was last seen. Sums are per channel, for they prepare at once.
    */
   #foresee(method: number): number {
-    const { bytes, prepareMs, prepareCpuMs, ms, wireBytes } = this.#sums;
-    const { ms: compressMs, wireBytes: ratio } = this.#samples[method]!;
+    const { bytes, prepareMs, prepareCpuMs, heldMs, ms, wireBytes } = this.#sums;
+    const wirePart = this.#wirePart(method);
     // On a machine that is short of CPU time every method waits for its turn in proportion.
-    const stretch = Math.max(1, prepareMs / prepareCpuMs);
+    const prepare = Math.max(1, prepareMs / prepareCpuMs) * this.#prepareCpuMs(method);
+    const inTurns = prepare + wirePart * this.#linkMs;
+    const atOnce = Math.max(prepare, (wirePart * Math.max(0, ms - heldMs)) / bytes);
+    const { msPerWireByte, untilMs } = this.#link;
+    const seenMs = this.#nowMs < untilMs ? (wireBytes * msPerWireByte) / bytes : 0;
+    return Math.max(Math.min(inTurns, atOnce), wirePart * Math.max(seenMs, this.#limitedMs));
+  }
+
+  /** Bytes on the wire, as a part of what the method in use makes of the same pages. */
+  #wirePart(method: number): number {
+    return this.#samples[method]!.wireBytes / this.#samples[this.#method]!.wireBytes;
+  }
+
+  /** What reading and compressing a byte would take, on all channels at once. */
+  #prepareCpuMs(method: number): number {
+    const { bytes, prepareCpuMs } = this.#sums;
+    const { ms: compressMs } = this.#samples[method]!;
     const moreMs = (compressMs - this.#samples[this.#method]!.ms) / this.#channels;
-    const prepare = stretch * Math.max(compressMs / this.#channels, prepareCpuMs / bytes + moreMs);
-    const inTurns = prepare + (ratio * Math.max(0, ms - prepareMs)) / wireBytes;
-    const atOnce = Math.max(prepare, (ratio * ms) / wireBytes);
-    return Math.min(inTurns, atOnce);
+    return Math.max(compressMs / this.#channels, prepareCpuMs / bytes + moreMs);
+  }
+
+  /** What the link has of a byte's time: neither preparing it nor waiting until the limit lets it go. */
+  get #linkMs(): number {
+    const { bytes, prepareMs, heldMs, ms } = this.#sums;
+    return Math.max(0, ms - prepareMs - heldMs) / bytes;
+  }
+
+  /** What the limit makes a byte take with the method in use, once it has no credit left. */
+  get #limitedMs(): number {
+    return (this.#sums.wireBytes * this.#msPerWireByte) / this.#sums.bytes;
+  }
+
+  /** What a byte takes with the method in use. */
+  get #usedMs(): number {
+    return Math.max(this.#sums.ms / this.#sums.bytes, this.#limitedMs);
   }
 }
 

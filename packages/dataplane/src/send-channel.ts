@@ -84,7 +84,7 @@ class PacketSender {
     const { ring } = this;
     this.#codecs.restart();
     for (;;) {
-      const number = ring.claim();
+      const number = this.#claim();
       if (number === CLAIM.giveUp) return false;
       if (number === CLAIM.roundOver) break;
       ring.take(number, this.#claimed, this.#packet.pages);
@@ -94,6 +94,15 @@ class PacketSender {
     this.#sendSync();
     ring.arrive();
     return true;
+  }
+
+  /** As the ring's. */
+  #claim(): number {
+    const startMs = performance.now();
+    const number = this.ring.claim();
+    if (this.#counters[COUNTER.limitBytesPerMs]! > 0)
+      this.#counters[this.#countersAt + COUNTER.heldMs]! += performance.now() - startMs;
+    return number;
   }
 
   #sendClaimed(): void {

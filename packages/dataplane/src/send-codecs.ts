@@ -23,7 +23,7 @@ import {
 } from "@multifd/native";
 import { type Compression, methodFlag, type PacketMethod } from "@multifd/protocol";
 import { MethodChoice } from "./method-choice.js";
-import { type ChannelTotals, COUNTER, type PreparingTotals, sumCounters, sumPreparing } from "./shared-words.js";
+import { type ChannelTotals, COUNTER, sumCounters, sumTimes, type TimeTotals } from "./shared-words.js";
 
 export type SendTerms = {
   readonly compression: Compression;
@@ -58,7 +58,7 @@ export class SendCodecs {
   readonly #ownAt: number;
   /** When the choice last heard of progress, and how far it was. */
   #heardMs = 0;
-  #heard: ChannelTotals & PreparingTotals;
+  #heard: ChannelTotals & TimeTotals;
 
   /** @param packet  The channel's own: whether a packet may go out raw is set in it, for good. */
   constructor(terms: SendTerms, packet: PacketBlock) {
@@ -119,10 +119,13 @@ export class SendCodecs {
     const nowMs = performance.now();
     const totals = this.#totals();
     const before = this.#heard;
+    const limitBytesPerMs = this.#words[COUNTER.limitBytesPerMs]!;
     choice.progress({
       bytes: (totals.normalPages - before.normalPages) * this.#packet.pageBytes,
       prepareMs: totals.prepareMs - before.prepareMs,
       prepareCpuMs: totals.prepareCpuMs - before.prepareCpuMs,
+      heldMs: totals.heldMs - before.heldMs,
+      msPerWireByte: limitBytesPerMs > 0 ? 1 / limitBytesPerMs : 0,
       wireBytes: totals.wireBytes - before.wireBytes,
       ms: nowMs - this.#heardMs,
     });
@@ -132,8 +135,8 @@ export class SendCodecs {
     if (choice.sampleDue) this.#sample(choice);
   }
 
-  #totals(): ChannelTotals & PreparingTotals {
-    return { ...sumCounters(this.#counters), ...sumPreparing(this.#counters) };
+  #totals(): ChannelTotals & TimeTotals {
+    return { ...sumCounters(this.#counters), ...sumTimes(this.#counters) };
   }
 
   #sample(choice: MethodChoice): void {

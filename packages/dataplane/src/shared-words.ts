@@ -85,7 +85,7 @@ export const RELAY = {
 export const STOP = { run: 0, end: 1, giveUp: 2 } as const;
 
 /**
- * Per-channel counters, as Float64: written by that channel's worker only, read
+ * Per-channel counters, as Float64: written by that channel's worker only unless it says otherwise, read
  * for display, pacing and the choice of a method. A reader may be one packet behind, never torn: aligned
  * 64-bit stores are single on x86-64 and arm64. Exact once the worker has returned.
  */
@@ -96,14 +96,23 @@ export const COUNTER = {
   /** What preparing packets took, and what of that the thread was running; where methods are chosen from only. */
   prepareMs: 3,
   prepareCpuMs: 4,
+  /** What was waited for packets that the bandwidth limit held back. */
+  heldMs: 5,
   /** Channel 0's: the method that every channel's next packet gets. */
-  method: 5,
+  method: 6,
+  /** Channel 0's, written by the coordinator: what all channels may write per ms now, 0 for as much as they can. */
+  limitBytesPerMs: 7,
   words: 8,
 } as const;
 
 /** One set of counters per channel, zeroed. */
 export function createCounters(channels: number): SharedArrayBuffer {
   return new SharedArrayBuffer(channels * COUNTER.words * 8);
+}
+
+/** Tells channels that choose their method how much all of them may write. @param bytesPerSecond  0 for as much as they can. */
+export function announceLimit(counters: SharedArrayBuffer, bytesPerSecond: number): void {
+  new Float64Array(counters)[COUNTER.limitBytesPerMs] = bytesPerSecond / 1000;
 }
 
 export type ChannelTotals = { wireBytes: number; normalPages: number; zeroPages: number };
@@ -120,15 +129,16 @@ export function sumCounters(counters: SharedArrayBuffer): ChannelTotals {
   return totals;
 }
 
-export type PreparingTotals = { prepareMs: number; prepareCpuMs: number };
+export type TimeTotals = { prepareMs: number; prepareCpuMs: number; heldMs: number };
 
-/** Sums what preparing took on all channels. */
-export function sumPreparing(counters: SharedArrayBuffer): PreparingTotals {
+/** Sums where the time of all channels went. */
+export function sumTimes(counters: SharedArrayBuffer): TimeTotals {
   const words = new Float64Array(counters);
-  const totals = { prepareMs: 0, prepareCpuMs: 0 };
+  const totals = { prepareMs: 0, prepareCpuMs: 0, heldMs: 0 };
   for (let at = 0; at < words.length; at += COUNTER.words) {
     totals.prepareMs += words[at + COUNTER.prepareMs]!;
     totals.prepareCpuMs += words[at + COUNTER.prepareCpuMs]!;
+    totals.heldMs += words[at + COUNTER.heldMs]!;
   }
   return totals;
 }

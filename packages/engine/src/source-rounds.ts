@@ -14,6 +14,7 @@
  */
 import type { Channel } from "@multifd/channel";
 import {
+  announceLimit,
   createCounters,
   createZeroMarks,
   DeviceStage,
@@ -181,9 +182,10 @@ export class SourceRounds {
 
   async #publish(dirty: DirtyPages | null, companions: Promise<void> | null, phase: RoundPhase): Promise<void> {
     // The last round of a live guest is its downtime: that goes as fast as it can.
-    const paced = phase === "iterate" || this.#job.guest.tracker === null;
+    const isPaced = () => this.#isPaced && (phase === "iterate" || this.#job.guest.tracker === null);
+    announceLimit(this.#counters, isPaced() ? this.#job.maxBandwidth : 0);
     await this.publisher.sendRound(dirty?.bitmaps ?? [], companions, () =>
-      paced && this.#isPaced ? this.#packetsAllowed() : Number.POSITIVE_INFINITY,
+      isPaced() ? this.#packetsAllowed() : Number.POSITIVE_INFINITY,
     );
   }
 
@@ -195,6 +197,7 @@ export class SourceRounds {
   /** The guest stands still: what is under way, and what follows, goes as fast as it can. */
   hurry(): void {
     this.#isPaced = false;
+    announceLimit(this.#counters, 0);
     this.wake();
   }
 
