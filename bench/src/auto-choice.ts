@@ -1,7 +1,7 @@
 /**
  * Auto's choice: what `--compression auto` costs over the best method known beforehand, link by link.
  *
- * For each link every method moves the same image, in turns, `multifd send` into
+ * For each link every method moves the same image, in turns, each round beginning with another, `multifd send` into
  * `multifd receive`; printed are the medians, and auto's as a part of the best fixed
  * method's. A link is a limit of the source's own (`--max-bandwidth`: packets are held
  * back), a pipe between the two that is emptied no faster than that (send blocks), or none at all.
@@ -16,6 +16,7 @@ import { fileURLToPath } from "node:url";
 import type { MigrationEvent } from "@multifd/engine";
 import { findImage } from "./images.js";
 import { median } from "./statistics.js";
+import { warmMemory } from "./warm-memory.js";
 
 const COMMAND = fileURLToPath(new URL("main.js", import.meta.resolve("@multifd/cli")));
 const METHODS = ["none", "lz4", "zstd", "auto"] as const;
@@ -85,6 +86,7 @@ async function move(method: (typeof METHODS)[number], link: Link): Promise<numbe
   const pipe = link.kind === "pipe" ? openPipe(`${dir}/pipe`, `${dir}/in`, link) : null;
   const limit = link.kind === "limit" ? ["--max-bandwidth", `${link.mibPerSecond}M`] : [];
   const to = `unix:${dir}/${pipe === null ? "in" : "pipe"}`;
+  warmMemory(dir, Number(ramMib) * MIB);
   const sent = await lastOf(start(["send", "--ram", `ram=${dir}/image`, "--to", to, ...shared, ...limit]));
   await lastOf({ [Symbol.asyncIterator]: () => lines });
   pipe?.close();
@@ -101,7 +103,10 @@ try {
     const link = { kind: kind as Link["kind"], mibPerSecond: Number(rate) };
     const times = new Map(METHODS.map((method) => [method, [] as number[]]));
     for (let round = 0; round < Number(rounds); round++)
-      for (const method of METHODS) times.get(method)!.push(await move(method, link));
+      for (let turn = 0; turn < METHODS.length; turn++) {
+        const method = METHODS[(round + turn) % METHODS.length]!;
+        times.get(method)!.push(await move(method, link));
+      }
     const medians = METHODS.map((method) => median(times.get(method)!));
     const best = Math.min(...medians.slice(0, -1));
     const figures = medians.map((ms) => `${Math.round(ms)}`.padStart(7));

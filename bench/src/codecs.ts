@@ -4,7 +4,7 @@
 export type Codec = {
   /** As `--compression` of our commands and of the bench names it. */
   readonly method: string;
-  /** What QEMU's multifd-compression calls it; null for what only our own two ends speak. */
+  /** What a QEMU's multifd-compression is beside it; null for what only our own two ends speak. */
   readonly qemu: "none" | "zlib" | "zstd" | null;
 };
 
@@ -13,7 +13,7 @@ export const codecs: readonly Codec[] = [
   { method: "zstd", qemu: "zstd" },
   { method: "zlib", qemu: "zlib" },
   { method: "lz4", qemu: null },
-  { method: "auto", qemu: null },
+  { method: "auto", qemu: "zstd" },
 ];
 
 /** The level of every codec that has levels: QEMU's default, and ours. */
