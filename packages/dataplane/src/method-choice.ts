@@ -36,9 +36,9 @@ import { PACKET_GUEST_BYTES } from "@multifd/protocol";
 /** Of what packets before it cost, a packet's own part is one in so many, or of so long if that is more. */
 const MEMORY_PACKETS = 96;
 const MEMORY_MS = 500;
-/** What of a method has to be known before others are compared with it. */
+/** What of a method has to be known before others are compared with it; a stall in the first moments would speak for any other. */
 const WARM_PACKETS = 8;
-const WARM_MS = 30;
+const WARM_MS = 100;
 /** Samples, one behind each packet, to begin with; then one after so long. */
 const FIRST_SAMPLES = 4;
 const SAMPLE_MS = 60;
@@ -74,9 +74,10 @@ const BUSY = 0.5;
 const SPARING = 0.97;
 /** Where packets are still held back for so much of the time, nothing is slower for the method's sake. */
 const LEFT = 0.25;
-/** What packets as they are show of the link: where preparing takes no more than so much of the time, and for so long. */
+/** What packets as they are show of the link: where preparing takes no more than so much of the time, and for so many times as long. */
 const SHOWING = 0.25;
-const SHOWN_MS = 2000;
+const SHOWN_TIMES = 10;
+const SHOWN_MS_MAX = 2000;
 /** How long a method that failed rests: so many times what its trial lost, but no less than so long. */
 const REST_LOSSES = 20;
 const REST_MS = 100;
@@ -200,9 +201,9 @@ export class MethodChoice {
   /** A link that is full of packets as they are will bear no more of them later, whatever a pause in between lets it seem. */
   #noticeLink(): void {
     const { packets, prepareMs, heldMs, ms, wireBytes } = this.#sums;
-    if (this.#method !== 0 || packets < WARM_PACKETS || prepareMs > SHOWING * ms) return;
+    if (this.#method !== 0 || packets < WARM_PACKETS || this.#sinceMs < WARM_MS || prepareMs > SHOWING * ms) return;
     this.#link.msPerWireByte = Math.max(0, ms - heldMs) / wireBytes;
-    this.#link.untilMs = this.#nowMs + SHOWN_MS;
+    this.#link.untilMs = this.#nowMs + Math.min(SHOWN_TIMES * this.#sinceMs, SHOWN_MS_MAX);
   }
 
   /** What was found out on another link, or of other contents, is forgotten. */

@@ -7,7 +7,7 @@
  *
  * Told `auto`, a packet's method is chosen: between raw, lz4 and zstd, or on QEMU's
  * wire between zstd frames of raw blocks, a fast level and the one asked for. Channel 0
- * chooses for all, after each of its own packets, by what the counters say that all of them
+ * chooses for all, behind its own packets, by what the counters say that all of them
  * got done meanwhile, and now and then by the CPU time that every method takes
  * for some pages that were just sent and what it makes of them. The others read its word.
  *
@@ -37,6 +37,8 @@ export type SendTerms = {
 
 /** A zstd level that costs about what lz4 does. */
 const FAST_LEVEL = -5;
+/** The choice hears of progress no more often: where packets take less, listening would cost more than it tells. */
+const HEAR_MS = 4;
 /** Guest RAM of a sample. */
 const SAMPLE_BYTES = 65536;
 
@@ -117,6 +119,7 @@ export class SendCodecs {
     // What was waited for a packet without contents, the link's due, is left to the next one.
     if (choice === null || this.#packet.normalPages === 0) return;
     const nowMs = performance.now();
+    if (nowMs < this.#heardMs + HEAR_MS && !choice.sampleDue) return;
     const totals = this.#totals();
     const before = this.#heard;
     const limitBytesPerMs = this.#words[COUNTER.limitBytesPerMs]!;
