@@ -7,8 +7,8 @@
  *
  * Methods are numbers here, 0 the cheapest. What each would cost is foreseen, for
  * that is cheap: the CPU time and the ratio of every method are known from samples,
- * what the link costs from the packets that went, as the time not spent preparing
- * them (blocked in send, or waiting for a packet that the bandwidth limit held back).
+ * what the link costs from the packets that went, as the time neither spent preparing
+ * them nor waiting for one that the bandwidth limit held back.
  * But what slows a link down is not known: a destination short of CPU time looks like a slow
  * link, and compression then makes it slower. So the most promising method is tried,
  * and kept only if packets did get across sooner.
@@ -17,8 +17,8 @@
  *      ▲                                      │ no                              │ no
  *      └──────────(not again for a while)─────┴─────────────────────────────────┘
  *
- * What a bandwidth limit costs needs no trial: where it would hold a method back for most of the time, that method goes
- * on probation at once.
+ * What a bandwidth limit costs needs no trial: where it would hold a method back for
+ * most of the time, that method goes on probation at once.
  *
  * Bad news is believed soon: a trial ends when it has lost more time than all trials
  * together may lose, a small part of the time so far. Good news is not: empty

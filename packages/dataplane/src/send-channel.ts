@@ -96,12 +96,12 @@ class PacketSender {
     return true;
   }
 
-  /** As the ring's. */
+  /** As the ring's; the wait is counted where a limit is in force. */
   #claim(): number {
+    if (this.#counters[COUNTER.limitBytesPerMs] === 0) return this.ring.claim();
     const startMs = performance.now();
     const number = this.ring.claim();
-    if (this.#counters[COUNTER.limitBytesPerMs]! > 0)
-      this.#counters[this.#countersAt + COUNTER.heldMs]! += performance.now() - startMs;
+    this.#counters[this.#countersAt + COUNTER.heldMs]! += performance.now() - startMs;
     return number;
   }
 
