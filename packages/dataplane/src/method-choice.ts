@@ -69,7 +69,7 @@ const PROBATION_MS = 100;
 const PROMISE = 0.9;
 const KEPT = 0.96;
 const WORSE = 1.04;
-/** Under a limit: work may take so much of the time that a method leaves, and fewer bytes than so much of now's are worth it. */
+/** Under a limit: what the source's work is of all there is to do, and what of the time now is worth it. */
 const BUSY = 0.5;
 const SPARING = 0.97;
 /** Where packets are still held back for so much of the time, nothing is slower for the method's sake. */
@@ -309,18 +309,19 @@ export class MethodChoice {
   }
 
   /**
-   * The one of them that makes least of the same pages, if that is worth it, and if the limit would hold it back for
-   * long enough: there must be time over for what a destination does.
+   * The one of them that takes least under the limit, if that is worth it: as long as the limit makes its bytes take,
+   * or as its work does with as much again for what a destination has to do.
    */
   #mostSparing(methods: readonly number[]): number | null {
     let best: number | null = null;
-    let least = SPARING;
+    let least = SPARING * this.#limitedMs;
     for (const method of methods) {
       const wirePart = this.#wirePart(method);
       const workMs = this.#prepareCpuMs(method) + wirePart * this.#linkMs;
-      if (wirePart >= least || workMs > BUSY * wirePart * this.#limitedMs) continue;
+      const ms = Math.max(wirePart * this.#limitedMs, workMs / BUSY);
+      if (ms >= least) continue;
       best = method;
-      least = wirePart;
+      least = ms;
     }
     return best;
   }

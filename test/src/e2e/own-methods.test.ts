@@ -4,10 +4,10 @@
  * The bytes that arrive are the judge; with a real QEMU, that it sees nothing but its own wire.
  */
 import assert from "node:assert/strict";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { formatAddress } from "@multifd/channel";
-import type { Compression, MigrationError } from "@multifd/protocol";
+import { type Compression, type MigrationError, PACKET_GUEST_BYTES } from "@multifd/protocol";
 import { ownError } from "../fault/refusal.js";
 import {
   assertSameBytes,
@@ -114,6 +114,17 @@ describe("methods that only multifd speaks", () => {
       assert.ok(wireBytes < 0.85 * normalPages * 4096, `${wireBytes} of ${normalPages * 4096} bytes crossed`);
     });
   }
+
+  it("goes by the bandwidth limit from the first packets on: auto", async () => {
+    writeFileSync(path("text"), Buffer.alloc(IMAGE_BYTES / 4, "one line like any other\n"));
+    const receiver = await receive("auto", 1);
+    const flags = ["--ram", `pc.ram=${path("text")}`, "--to", formatAddress(receiver.address), "--channels", "1"];
+    const { wireBytes } = await sendAll([...flags, "--compression", "auto", "--max-bandwidth", "8M"]);
+    await receiver.result;
+    assertSameBytes(path("text"), path("received"));
+    // Four packets tell what every method makes of such pages; a choice that knows of no limit looks at eight, and then tries.
+    assert.ok(wireBytes < 6 * PACKET_GUEST_BYTES, `${wireBytes} bytes crossed`);
+  });
 
   for (const [from, to] of [
     ["lz4", "auto"],
