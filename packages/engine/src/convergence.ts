@@ -6,10 +6,10 @@
  * contents only: zero pages cost nothing, and the first round, full of them,
  * would promise a speed that the last one cannot keep.
  *
- * Allowed is not yet best: while a round leaves a good deal less dirty than the best
- * before it, the guest is let run for another. Each of them is expected to last no longer than
- * the limit, and less than the one before, so that together they take about three
- * times the limit at most; the first that gains too little is the last.
+ * Allowed is not yet best: while rounds leave less dirty than the best before them, the guest is
+ * let run for another; at the third that does not it is stopped. Each of them is expected to last
+ * no longer than the limit, and those that gain get shorter, so that together they take thirteen times
+ * the limit at most, and mostly two or three.
  *
  * Pure: numbers in, a verdict out.
  */
@@ -37,8 +37,8 @@ export type ConvergenceLimits = {
 const ROUNDS_WITHOUT_GAIN_MAX = 4;
 /** Less than this of the best before counts as gain. */
 const GAIN = 0.9;
-/** Less than this of the best before is worth another round of a guest that may be stopped already. */
-const WORTHWHILE = 0.7;
+/** So many rounds, of those that the limit allows, without gain: one or two may have been unlucky. */
+const ALLOWED_WITHOUT_GAIN_MAX = 3;
 /** A rest this short is sent in less time than stopping the guest takes. */
 const SHORT_MS = 1;
 
@@ -52,6 +52,7 @@ export class Convergence {
   #leastDirtyBytes = Number.POSITIVE_INFINITY;
   /** Of the rounds that left no more than the limit allows. */
   #leastAllowedMs = Number.POSITIVE_INFINITY;
+  #allowedWithoutGain = 0;
   #roundsWithoutGain = 0;
 
   constructor(limits: ConvergenceLimits) {
@@ -90,9 +91,10 @@ export class Convergence {
 
   /** Whether the next round may be expected to make an allowed downtime shorter by much. */
   #isWorthwhile(expectedDowntimeMs: number): boolean {
-    const gained = expectedDowntimeMs < WORTHWHILE * this.#leastAllowedMs;
-    this.#leastAllowedMs = Math.min(this.#leastAllowedMs, expectedDowntimeMs);
-    return gained && expectedDowntimeMs > SHORT_MS;
+    const gained = expectedDowntimeMs < GAIN * this.#leastAllowedMs;
+    if (gained) this.#leastAllowedMs = expectedDowntimeMs;
+    else this.#allowedWithoutGain++;
+    return this.#allowedWithoutGain < ALLOWED_WITHOUT_GAIN_MAX && expectedDowntimeMs > SHORT_MS;
   }
 
   #gainsNothing(dirtyBytes: number): boolean {
