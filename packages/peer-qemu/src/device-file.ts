@@ -22,7 +22,7 @@ import {
   syncFolder,
 } from "@multifd/engine";
 import { describeRamBlock, type RamBlock } from "@multifd/memory";
-import { closeDescriptor, createMemfd, mapFile, readMemory, unmap, writeMemory } from "@multifd/native";
+import { closeDescriptor, createMemfd, mapFile, readMemory, seekData, unmap, writeMemory } from "@multifd/native";
 import {
   ChunkSource,
   ConfigError,
@@ -38,6 +38,9 @@ import {
   placeError,
   SystemError,
 } from "@multifd/protocol";
+
+/** The source's guest stands still meanwhile: not a call for each page. */
+const PAGES_PER_WRITE = 256;
 
 /** Writes the file under another name first: what bears `path` is whole. */
 export async function writeDeviceFile(path: string, saved: SavedGuest): Promise<void> {
@@ -79,12 +82,22 @@ async function writeStream(file: FileHandle, { devices, blocks, kept }: SavedGue
 async function writeKeptBlock(file: FileHandle, { block, descriptor }: KeptBlock): Promise<void> {
   const mapping = mapFile(descriptor, { lengthBytes: block.lengthBytes, writable: false });
   try {
-    const page = Buffer.alloc(block.pageBytes);
-    const zeros = Buffer.alloc(block.pageBytes);
-    await file.writeFile(encodeZeroPage(block.name, 0));
-    for (let index = 0; index < block.pageCount; index++) {
-      readMemory(mapping, index * block.pageBytes, page);
-      if (!page.equals(zeros)) await file.writeFile(encodePage(block.name, index * block.pageBytes, page));
+    const { name, pageBytes, lengthBytes } = block;
+    const zeros = Buffer.alloc(pageBytes);
+    const pages = Buffer.alloc(Math.min(pageBytes * PAGES_PER_WRITE, lengthBytes));
+    await file.writeFile(encodeZeroPage(name, 0));
+    for (let from = 0; from < lengthBytes; from += pages.length) {
+      const data = seekData(descriptor, from) ?? lengthBytes;
+      if (data >= lengthBytes) break;
+      from = data - (data % pageBytes);
+      const piece = pages.subarray(0, Math.min(pages.length, lengthBytes - from));
+      readMemory(mapping, from, piece);
+      const records: Uint8Array[] = [];
+      for (let at = 0; at < piece.length; at += pageBytes) {
+        const page = piece.subarray(at, at + pageBytes);
+        if (!page.equals(zeros)) records.push(encodePage(name, from + at, page));
+      }
+      await file.writeFile(Buffer.concat(records));
     }
   } finally {
     unmap(mapping);
