@@ -25,6 +25,7 @@ const WHAT = "device state";
 const BRACE_OPEN = 0x7b;
 const BRACE_CLOSE = 0x7d;
 
+const END_MARK = Buffer.of(SECTION_EOF, SECTION_DESCRIPTION);
 /** Bytes between the end-of-stream byte and the description. */
 const END_BYTES = 6;
 
@@ -101,10 +102,11 @@ function tryCandidate(bytes: Uint8Array, { at, end }: Candidate, check: TailChec
 
 function findCandidates(bytes: Uint8Array, from: number, limits: MainStreamLimits): Candidate[] {
   const view = viewOf(bytes);
+  const searched = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
   const candidates: Candidate[] = [];
-  for (let at = from; at + END_BYTES < bytes.length; at++) {
-    if (bytes[at] !== SECTION_EOF) continue;
-    if (bytes[at + 1] !== SECTION_DESCRIPTION || bytes[at + END_BYTES] !== BRACE_OPEN) continue;
+  for (let at = searched.indexOf(END_MARK, from); at >= 0; at = searched.indexOf(END_MARK, at + 1)) {
+    if (at + END_BYTES >= bytes.length) break;
+    if (bytes[at + END_BYTES] !== BRACE_OPEN) continue;
     const length = view.getUint32(at + 2);
     const end = at + END_BYTES + length;
     if (length >= 2 && length <= limits.descriptionBytesMax && end <= limits.deviceBytesMax)

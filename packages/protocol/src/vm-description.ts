@@ -69,10 +69,11 @@ export type DescriptionDetail = "sizes" | "parts";
  */
 export function parseVmDescription(text: string, detail: DescriptionDetail = "sizes"): VmDescription {
   if (text.length > TEXT_LENGTH_MAX) throw tooLarge(`the text is longer than ${TEXT_LENGTH_MAX} characters`);
-  const top = asObject(detail === "parts" ? parseFully(text) : parseQuickly(text), "the text");
+  const value = detail === "parts" ? parseFully(text) : parseQuickly(text);
+  const top = asObject(value, { under: null, key: "the text" });
   return {
-    pageBytes: asCount(memberOf(top, "page_size"), "page_size"),
-    devices: asArray(memberOf(top, "devices"), "devices").map((device, i) => parseDevice(device, `devices[${i}]`)),
+    pageBytes: countOf(top, "page_size", null),
+    devices: arrayOf(top, "devices", null).map(parseDevice),
   };
 }
 
@@ -104,37 +105,36 @@ function memberOf(object: object, key: string): unknown {
   return Object.hasOwn(object, key) ? (object as Readonly<Record<string, unknown>>)[key] : undefined;
 }
 
-function parseDevice(value: unknown, path: string): DeviceDescription {
-  const device = asObject(value, path);
-  const name = asText(memberOf(device, "name"), `${path}.name`);
-  const where = `${path} (${name})`;
-  const instance = asInteger(memberOf(device, "instance_id"), `${where}.instance_id`);
+/** Where in the text something stands; written out only for a refusal, for the guest stands still meanwhile. */
+type Place = { readonly under: Place | null; readonly key: string; at?: number; name?: string };
+
+function parseDevice(value: unknown, at: number): DeviceDescription {
+  const place: Place = { under: null, key: "devices", at };
+  const device = asObject(value, place);
+  place.name = textOf(device, "name", place);
+  const instance = integerOf(device, "instance_id", place);
   return {
-    name,
+    name: place.name,
     instanceId: instance >>> 0, // written signed by some releases, compared unsigned
     state:
       memberOf(device, "vmsd_name") === undefined
-        ? { opaqueBytes: asCount(memberOf(device, "size"), `${where}.size`) }
-        : parseState(device, where, 0),
+        ? { opaqueBytes: countOf(device, "size", place) }
+        : parseState(device, place, 0),
   };
 }
 
-function parseState(state: object, path: string, depth: number): StateDescription {
-  if (depth > DEPTH_MAX) throw tooLarge(`${path} is nested deeper than ${DEPTH_MAX} levels`);
-  const subsections = memberOf(state, "subsections");
+function parseState(state: object, place: Place, depth: number): StateDescription {
+  if (depth > DEPTH_MAX) throw tooLarge(`${describePlace(place)} is nested deeper than ${DEPTH_MAX} levels`);
+  const fields = arrayOf(state, "fields", place);
   return {
-    name: asText(memberOf(state, "vmsd_name"), `${path}.vmsd_name`),
-    version: asCount(memberOf(state, "version"), `${path}.version`),
-    fields: numberElements(
-      asArray(memberOf(state, "fields"), `${path}.fields`).map((field, i) =>
-        parseField(field, `${path}.fields[${i}]`, depth),
-      ),
-    ),
+    name: textOf(state, "vmsd_name", place),
+    version: countOf(state, "version", place),
+    fields: numberElements(fields.map((field, at) => parseField(field, { under: place, key: "fields", at }, depth))),
     subsections:
-      subsections === undefined
+      memberOf(state, "subsections") === undefined
         ? []
-        : asArray(subsections, `${path}.subsections`).map((subsection, i) => {
-            const where = `${path}.subsections[${i}]`;
+        : arrayOf(state, "subsections", place).map((subsection, at) => {
+            const where: Place = { under: place, key: "subsections", at };
             return parseState(asObject(subsection, where), where, depth + 1);
           }),
   };
@@ -156,33 +156,31 @@ function numberElements(fields: readonly FieldDescription[]): readonly FieldDesc
   });
 }
 
-function parseField(value: unknown, path: string, depth: number): FieldDescription {
-  const field = asObject(value, path);
-  const name = asText(memberOf(field, "name"), `${path}.name`);
-  const where = `${path} (${name})`;
-  const type = asText(memberOf(field, "type"), `${where}.type`);
-  const [struct, count, index] = [memberOf(field, "struct"), memberOf(field, "array_len"), memberOf(field, "index")];
-  const isStruct = type === "struct" && struct !== undefined;
-  return {
-    name,
-    type,
-    elementBytes: asCount(memberOf(field, "size"), `${where}.size`),
-    count: count === undefined ? 1 : asCount(count, `${where}.array_len`),
-    index: index === undefined ? null : asCount(index, `${where}.index`),
-    struct: isStruct ? parseState(asObject(struct, `${where}.struct`), `${where}.struct`, depth + 1) : null,
-    parts: isStruct ? [] : parseParts(field, where, depth + 1),
-  };
+function parseField(value: unknown, place: Place, depth: number): FieldDescription {
+  const field = asObject(value, place);
+  const name = textOf(field, "name", place);
+  place.name = name;
+  const type = textOf(field, "type", place);
+  const elementBytes = countOf(field, "size", place);
+  const count = memberOf(field, "array_len") === undefined ? 1 : countOf(field, "array_len", place);
+  const index = memberOf(field, "index") === undefined ? null : countOf(field, "index", place);
+  const struct = type === "struct" ? memberOf(field, "struct") : undefined;
+  if (struct === undefined)
+    return { name, type, elementBytes, count, index, struct: null, parts: parseParts(field, place, depth + 1) };
+  const where: Place = { under: place, key: "struct" };
+  const state = parseState(asObject(struct, where), where, depth + 1);
+  return { name, type, elementBytes, count, index, struct: state, parts: [] };
 }
 
 /** Cuts the repeated members apart: each part begins with a `vmsd_name`. */
-function parseParts(field: object, path: string, depth: number): readonly StateDescription[] {
+function parseParts(field: object, place: Place, depth: number): readonly StateDescription[] {
   if (!(field instanceof JsonMembers)) return [];
   const { members } = field;
   const starts = members.flatMap(([key], i) => (key === "vmsd_name" ? [i] : []));
   try {
-    return starts.map((start, i) => {
-      const part = new JsonMembers(members.slice(start, starts[i + 1]));
-      return parseState(part, `${path}, part ${i}`, depth);
+    return starts.map((start, at) => {
+      const part = new JsonMembers(members.slice(start, starts[at + 1]));
+      return parseState(part, { under: place, key: "parts", at }, depth);
     });
   } catch (error) {
     if (error instanceof ProtocolError && error.code === "DESCRIPTION_SHAPE") return []; // its size is all we need
@@ -190,37 +188,46 @@ function parseParts(field: object, path: string, depth: number): readonly StateD
   }
 }
 
-function asObject(value: unknown, path: string): object {
+function asObject(value: unknown, place: Place): object {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
-  throw wrongShape(path, "an object", value);
+  throw wrongShape(place, "an object", value);
 }
 
-function asArray(value: unknown, path: string): readonly unknown[] {
+function arrayOf(object: object, key: string, place: Place | null): readonly unknown[] {
+  const value = memberOf(object, key);
   if (Array.isArray(value)) return value;
-  throw wrongShape(path, "an array", value);
+  throw wrongShape({ under: place, key }, "an array", value);
 }
 
-function asText(value: unknown, path: string): string {
+function textOf(object: object, key: string, place: Place): string {
+  const value = memberOf(object, key);
   if (typeof value === "string" && value.length <= NAME_LENGTH_MAX) return value;
-  throw wrongShape(path, typeof value === "string" ? `a name of up to ${NAME_LENGTH_MAX} characters` : "text", value);
+  const due = typeof value === "string" ? `a name of up to ${NAME_LENGTH_MAX} characters` : "text";
+  throw wrongShape({ under: place, key }, due, value);
 }
 
-function asInteger(value: unknown, path: string): number {
+function integerOf(object: object, key: string, place: Place | null): number {
+  const value = memberOf(object, key);
   if (Number.isSafeInteger(value)) return value as number;
-  throw wrongShape(path, "an integer", value);
+  throw wrongShape({ under: place, key }, "an integer", value);
 }
 
-function asCount(value: unknown, path: string): number {
-  const count = asInteger(value, path);
+function countOf(object: object, key: string, place: Place | null): number {
+  const count = integerOf(object, key, place);
   if (count >= 0) return count;
-  throw wrongShape(path, "no negative number", value);
+  throw wrongShape({ under: place, key }, "no negative number", count);
 }
 
-function wrongShape(path: string, due: string, came: unknown): ProtocolError {
+function wrongShape(place: Place, due: string, came: unknown): ProtocolError {
   const isNumber = typeof came === "number" || typeof came === "bigint";
   const what = came === undefined ? "nothing" : isNumber ? String(came) : kindOf(came);
-  const message = `VM description, ${path}: ${due} was due, ${what} came; the stream is damaged`;
+  const message = `VM description, ${describePlace(place)}: ${due} was due, ${what} came; the stream is damaged`;
   return new ProtocolError("DESCRIPTION_SHAPE", message);
+}
+
+function describePlace({ under, key, at, name }: Place): string {
+  const before = under === null ? "" : `${describePlace(under)}.`;
+  return `${before}${key}${at === undefined ? "" : `[${at}]`}${name === undefined ? "" : ` (${name})`}`;
 }
 
 function kindOf(value: unknown): string {
