@@ -35,6 +35,12 @@ describe("options of the bench", () => {
     assert.deepEqual([parts, lists.transports], [["speed"], ["tcp"]]);
   });
 
+  it("takes several texts to choose variants by, each of which must be in a name of the parts to be measured", () => {
+    const words = ["--only", "QEMU 11.1 → QEMU 11.1", "--only", "ceiling, recv"];
+    assert.deepEqual((parseOptions(words) as MeasureOptions).only, [words[1], words[3]]);
+    assert.deepEqual(parse("--parts live --only moves").only, ["moves"]);
+  });
+
   it("listens with nothing but an address and a QEMU", () => {
     const options = parseOptions(["--listen", "tcp::4444", "--qemu", "7.2"]);
     assert.deepEqual(options, { kind: "listen", listen: { kind: "tcp", host: "", port: 4444 }, qemu: "7.2" });
@@ -53,6 +59,8 @@ describe("options of the bench", () => {
     ["--live-ram 4G", /32M to 2G/],
     ["--live-bandwidth fast", /--live-bandwidth fast/],
     ["--runs 0", /--runs 0/],
+    ["--only multifd,QEMU", /--only multifd,QEMU: no variant.*multifd → multifd/],
+    ["--parts live --only ceiling", /--only ceiling: no variant.*multifd moves QEMU 11\.1/],
     ["--to nowhere", /--to nowhere/],
     ["--to tcp:a:1 --transport unix", /--transport.*tcp/],
     ["--listen tcp::1 --runs 3", /--runs.*not to the one that listens/],

@@ -7,7 +7,9 @@ import type { QemuVersion } from "@multifd/test/peers";
 import { codecs } from "./codecs.js";
 import type { Transport } from "./endpoint.js";
 import { images } from "./images.js";
+import { liveVariants } from "./live/measure-live.js";
 import type { Lists } from "./plan.js";
+import { isWanted, variantsWith } from "./variants.js";
 
 const parts = ["speed", "live", "coordinator"] as const;
 export type Part = (typeof parts)[number];
@@ -17,8 +19,8 @@ export type MeasureOptions = {
   readonly lists: Lists;
   readonly full: boolean;
   readonly rounds: number;
-  /** Only variants whose name has this in it; empty for all. */
-  readonly only: string;
+  /** Only variants whose name has one of these in it; empty for all. */
+  readonly only: readonly string[];
   readonly qemu: QemuVersion;
   readonly parts: readonly Part[];
   readonly liveRamBytes: number;
@@ -54,7 +56,7 @@ A setting takes a list (1,2,4); all combinations of what is listed are measured.
   --image LIST          what RAM holds, of ${names(images)} (default mixed)
   --full                4 GiB, and each of these settings in turn for every codec: hours
   --runs N              counted rounds, after one that warms up (default 5)
-  --only TEXT           variants with TEXT in their name; ratios need what they compare with
+  --only TEXT           variants with TEXT in their name, given again for more; ratios need what they compare with
   --qemu VERSION        11.1 or 7.2 (default 11.1)
   --parts LIST          of ${parts.join(", ")} (default all)
   --live-ram SIZE       RAM of live guests (default 512M)
@@ -100,6 +102,10 @@ export function parseOptions(words: readonly string[]): Options | null {
   if (to !== null && transports?.some((transport) => transport !== to.kind)) {
     throw new UsageError(`--transport: with --to ${values.to} it is ${to.kind}`);
   }
+  const chosenParts =
+    to === null
+      ? (list("--parts", values.parts, (text) => oneOf("--parts", text, parts)) ?? parts)
+      : (["speed"] as const);
   return {
     kind: "measure",
     lists: {
@@ -117,9 +123,9 @@ export function parseOptions(words: readonly string[]): Options | null {
     },
     full: values.full,
     rounds: wholeNumber("--runs", values.runs, RUNS_MAX),
-    only: values.only,
+    only: variantNames(values.only, chosenParts, qemu),
     qemu,
-    parts: to === null ? (list("--parts", values.parts, (text) => oneOf("--parts", text, parts)) ?? parts) : ["speed"],
+    parts: chosenParts,
     liveRamBytes: liveRam(values["live-ram"]),
     liveRates: list("--live-rates", values["live-rates"], (text) => byteSize("--live-rates", text)),
     liveBandwidth: values["live-bandwidth"] === "none" ? 0 : byteSize("--live-bandwidth", values["live-bandwidth"]),
@@ -141,7 +147,7 @@ function parse(words: readonly string[]) {
         image: { type: "string" },
         full: { type: "boolean", default: false },
         runs: { type: "string", default: "5" },
-        only: { type: "string", default: "" },
+        only: { type: "string", multiple: true, default: [] },
         qemu: { type: "string", default: "11.1" },
         parts: { type: "string" },
         "live-ram": { type: "string", default: "512M" },
@@ -157,6 +163,17 @@ function parse(words: readonly string[]) {
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
+}
+
+function variantNames(only: readonly string[], chosenParts: readonly Part[], qemu: QemuVersion): readonly string[] {
+  const speed = chosenParts.includes("speed") ? variantsWith(qemu, () => "") : [];
+  const live = chosenParts.includes("live") ? liveVariants(qemu) : [];
+  const known = [...new Set([...speed, ...live].map(({ name }) => name))];
+  for (const text of only) {
+    if (known.some((name) => isWanted(name, [text]))) continue;
+    throw new UsageError(`--only ${text}: no variant has that in its name; they are ${known.join(" | ")}`);
+  }
+  return only;
 }
 
 /** In the order of the table, for a codec that chooses is judged by those before it. */

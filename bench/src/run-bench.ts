@@ -19,6 +19,7 @@ import { planCases } from "./plan.js";
 import { connectPlace } from "./remote/remote-place.js";
 import { renderPage } from "./report/page.js";
 import type { CaseReport, Report } from "./report.js";
+import { isWanted } from "./variants.js";
 
 export type BenchOutput = {
   /** A line about what is going on. */
@@ -74,16 +75,14 @@ export async function runBench(options: MeasureOptions, { say, show }: BenchOutp
         show(table);
       });
     }
-    if (options.parts.includes("live")) {
-      const live = await measureLive(
-        liveVariants(version === null ? null : options.qemu).filter(({ name }) => name.includes(options.only)),
-        liveTerms(options),
-        options.liveRates,
-        options.rounds,
-        say,
-      );
-      keep({ live });
-      show(formatLive(live));
+    const livePart = options.parts.includes("live") ? liveVariants(version === null ? null : options.qemu) : [];
+    const live = livePart.filter(({ name }) => isWanted(name, options.only));
+    if (live.length > 0) {
+      const measured = await measureLive(live, liveTerms(options), options.liveRates, options.rounds, say);
+      keep({ live: measured });
+      show(formatLive(measured));
+    } else if (options.parts.includes("live")) {
+      say("live guests: left out, for none of the variants asked for can be measured here");
     }
     if (options.parts.includes("coordinator")) {
       const sizes = options.full ? [GIB, 4 * GIB, 8 * GIB] : [GIB / 4, GIB / 2, GIB];

@@ -24,6 +24,11 @@ export type Variant = {
   readonly needsQemu: { readonly here: boolean; readonly there: boolean };
 };
 
+/** @param only  Texts, one of which must be in the name; none for every variant. */
+export function isWanted(name: string, only: readonly string[]): boolean {
+  return only.length === 0 || only.some((text) => name.includes(text));
+}
+
 const everyCodec = () => true;
 const qemusCodecs = ({ qemu }: Codec) => qemu !== null;
 const uncompressed = ({ method }: Codec) => method === UNCOMPRESSED;
