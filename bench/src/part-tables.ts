@@ -22,10 +22,14 @@ const liveColumns: readonly Column<LivePoint>[] = [
 ];
 
 export function formatLive(live: LiveReport): string {
-  const title =
+  return `\n${describeLive(live)}\n${formatTable(liveColumns, live.points)}\n`;
+}
+
+export function describeLive(live: LiveReport): string {
+  return (
     `a guest of ${live.ramBytes / MIB} MiB that writes ${live.workingSetBytes / MIB} MiB of it, ` +
-    `${live.channels} channels, unix, ${live.maxBandwidth > 0 ? `${(live.maxBandwidth / 1e6).toFixed(0)} MB/s, ` : ""}downtime limit ${live.downtimeLimitMs} ms`;
-  return `\n${title}\n${formatTable(liveColumns, live.points)}\n`;
+    `${live.channels} channels, unix, ${live.maxBandwidth > 0 ? `${(live.maxBandwidth / 1e6).toFixed(0)} MB/s, ` : ""}downtime limit ${live.downtimeLimitMs} ms`
+  );
 }
 
 type Row = { readonly point: CoordinatorPoint; readonly round: CoordinatorPoint["rounds"][number] };

@@ -2,8 +2,10 @@
  * Live VM: a boot-sector guest under TCG that has written its whole working set and is held to a rate.
  *
  * The guest (test/src/peers/boot-guest.S) counts in every page. It first sweeps its working set once as
- * fast as it can, so that no page of it is zero. Owns the QEMU, not the RAM file.
+ * fast as it can, so that no page of it is zero; what lies behind that is filled beforehand, for the demo's
+ * guest, which it is measured beside, has all of its RAM to send, too. Owns the QEMU, not the RAM file.
  */
+import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import {
   type BootGuest,
   bootGuestSector,
@@ -39,6 +41,7 @@ export class LiveVm {
   /** Resolves when the guest writes at its rate. */
   static async start(version: QemuVersion, job: LiveJob, ramPath: string): Promise<LiveVm> {
     const guest = guestOf(job);
+    fillBehind(ramPath, job, FIRST_BYTE + job.workingSetBytes);
     const vm = await QemuProcess.start(vmOptions(version, job, ramPath));
     try {
       await waitForSweep(ramPath, 1, SWEEP_TIMEOUT_MS);
@@ -74,6 +77,18 @@ export class LiveVm {
   #pages(): number {
     const { sweep, page } = readBootGuest(this.ramPath) ?? { sweep: 0, page: 0 };
     return sweep * this.#guest.pageCount + page;
+  }
+}
+
+function fillBehind(path: string, { ramBytes }: LiveJob, fromByte: number): void {
+  const file = openSync(path, "w", 0o600);
+  try {
+    ftruncateSync(file, ramBytes);
+    const contents = Buffer.alloc(FIRST_BYTE, 0x5a);
+    for (let at = fromByte; at < ramBytes; at += contents.length)
+      writeSync(file, contents, 0, Math.min(contents.length, ramBytes - at), at);
+  } finally {
+    closeSync(file);
   }
 }
 
