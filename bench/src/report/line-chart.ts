@@ -101,7 +101,7 @@ function drawLevel({ y, name }: NonNullable<LineChart["level"]>, place: Place): 
   const at = place.y(y);
   return [
     element("line", { x1: AREA.left, x2: AREA.right, y1: at, y2: at, class: "level" }),
-    label({ x: AREA.left + 6, y: at - 5 }, name, "level-name"),
+    label({ x: AREA.right - 6, y: at + 14 }, name, "level-name", "end"),
   ];
 }
 

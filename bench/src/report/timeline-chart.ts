@@ -12,8 +12,8 @@ const WIDTH = 1320;
 const HEIGHT = 330;
 const AREA = { left: 66, right: 1254, top: 28, bottom: 276 };
 const MIB = 2 ** 20;
-/** A bar narrower than this has no room for its number. */
-const NUMBERED_WIDTH = 18;
+/** A smaller bar has no room for its number. */
+const NUMBERED = { width: 18, height: 20 };
 /** A band narrower than this would not be seen. */
 const BAND_WIDTH_MIN = 2;
 
@@ -41,8 +41,9 @@ export function drawTimeline({ rounds, wire, pausedMs, completedMs }: Timeline, 
     const width = Math.max(1, x(toMs) - x(fromMs) - 1);
     const said = `round ${round}: ${(dirtyBytes / MIB).toFixed(1)} MiB dirty, sent in ${Math.round(toMs - fromMs)} ms`;
     const rect = element("rect", { ...box, width, class: "bar round", "data-round": round }, tip(said));
-    const number = { x: box.x + width / 2, y: Math.min(box.y + 16, AREA.bottom - 6) };
-    return width < NUMBERED_WIDTH ? rect : rect + label(number, `${round}`, "round-number", "middle");
+    if (width < NUMBERED.width || box.height < NUMBERED.height) return rect;
+    const number = { x: box.x + width / 2, y: box.y + 16 };
+    return rect + label(number, `${round}`, "round-number", "middle");
   });
   const bandWidth = Math.max(BAND_WIDTH_MIN, x(completedMs) - x(pausedMs));
   const band = element(
