@@ -39,7 +39,7 @@ import {
   SystemError,
 } from "@multifd/protocol";
 
-/** The source's guest stands still meanwhile: not a call for each page. */
+/** The source's guest stands still meanwhile: not a call for each page. bench/README.md, "Live guests". */
 const PAGES_PER_WRITE = 256;
 
 /** Writes the file under another name first: what bears `path` is whole. */

@@ -105,7 +105,7 @@ function memberOf(object: object, key: string): unknown {
   return Object.hasOwn(object, key) ? (object as Readonly<Record<string, unknown>>)[key] : undefined;
 }
 
-/** Where in the text something stands; written out only for a refusal, for the guest stands still meanwhile. */
+/** Where in the text something stands; written out only for a refusal. bench/README.md, "Live guests". */
 type Place = { readonly under: Place | null; readonly key: string; at?: number; name?: string };
 
 function parseDevice(value: unknown, at: number): DeviceDescription {
