@@ -22,6 +22,7 @@ import type { LiveJob } from "./live-migration.js";
 const PAGE_BYTES = 4096;
 const TICKS_PER_SECOND = 1000;
 const FIRST_BYTE = 2 ** 20;
+const FILL_BYTES = 2 ** 20;
 /** Counting so many pages takes longer than a tick, so the guest hardly sleeps. */
 const UNPACED = 2 ** 14;
 const SWEEP_TIMEOUT_MS = 60_000;
@@ -84,7 +85,7 @@ function fillBehind(path: string, { ramBytes }: LiveJob, fromByte: number): void
   const file = openSync(path, "w", 0o600);
   try {
     ftruncateSync(file, ramBytes);
-    const contents = Buffer.alloc(FIRST_BYTE, 0x5a);
+    const contents = Buffer.alloc(FILL_BYTES, 0x5a);
     for (let at = fromByte; at < ramBytes; at += contents.length)
       writeSync(file, contents, 0, Math.min(contents.length, ramBytes - at), at);
   } finally {

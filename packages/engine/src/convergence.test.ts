@@ -39,19 +39,20 @@ describe("convergence", () => {
     assert.deepEqual(verdict, { kind: "switch-over", expectedDowntimeMs: 300, forced: false });
   });
 
-  it("goes on below the limit for about thirteen times the limit at most", () => {
-    const gains = fc.array(fc.boolean(), { minLength: 80, maxLength: 80 });
+  it("goes on below the limit for twelve times the limit at most, however its rounds without gain fall", () => {
+    const withoutGain = fc.uniqueArray(fc.integer({ min: 1, max: 40 }), { minLength: 2, maxLength: 4 });
     fc.assert(
-      fc.property(gains, (gained) => {
+      fc.property(withoutGain, (missed) => {
         const convergence = new Convergence({ ...limits, roundsMax: 100 });
         let extraMs = 0;
         let best = 30 * MIB;
-        for (const gain of gained) {
-          if (gain) best *= 0.899;
-          const verdict = convergence.judge(second, gain ? best : 30 * MIB);
+        for (let round = 0; round < 80; round++) {
+          const gains = !missed.includes(round);
+          const verdict = convergence.judge(second, gains ? best : 30 * MIB);
+          if (gains) best *= 0.899;
           if (verdict.kind === "switch-over") return;
           extraMs += verdict.expectedDowntimeMs;
-          assert.ok(extraMs <= 13 * limits.downtimeLimitMs, `${extraMs} ms`);
+          assert.ok(extraMs <= 12 * limits.downtimeLimitMs, `${extraMs} ms`);
         }
         assert.fail("it never stops the guest");
       }),

@@ -8,8 +8,8 @@
  *
  * Allowed is not yet best: while rounds leave less dirty than the best before them, the guest is
  * let run for another; at the third that does not it is stopped. Each of them is expected to last
- * no longer than the limit, and those that gain get shorter, so that together they take thirteen times
- * the limit at most, and mostly two or three.
+ * no longer than the limit, and those that gain get shorter, so that together they take twelve times
+ * the limit at most.
  *
  * Pure: numbers in, a verdict out.
  */

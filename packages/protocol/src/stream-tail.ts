@@ -25,6 +25,7 @@ const WHAT = "device state";
 const BRACE_OPEN = 0x7b;
 const BRACE_CLOSE = 0x7d;
 
+/** The end-of-stream byte, and the description's behind it. */
 const END_MARK = Buffer.of(SECTION_EOF, SECTION_DESCRIPTION);
 /** Bytes between the end-of-stream byte and the description. */
 const END_BYTES = 6;
